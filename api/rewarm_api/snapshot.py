@@ -1,0 +1,304 @@
+"""The snapshot: one run, resolved once, with nothing left to default. And the pins: what only the data can tell.
+
+These two files alone drive a trainer. Neither is ever recomputed once written. Names in JSON are those of the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Frozen(BaseModel):
+    """A value: immutable, strict about names, camelCase in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def digest_of(value: Any) -> str:
+    """`sha256:` and the digest of the canonical JSON of `value` (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+class Group(StrEnum):
+    CORPUS = "Corpus"
+    REPLAY = "Replay"
+
+
+class Role(StrEnum):
+    NEW = "New"
+    RETAINED = "Retained"
+
+
+class Format(StrEnum):
+    PARQUET = "Parquet"
+    JSON_LINES = "JsonLines"
+    TEXT = "Text"
+    TOKENS = "Tokens"
+
+
+class Decay(StrEnum):
+    LINEAR = "Linear"
+    COSINE = "Cosine"
+    ONE_MINUS_SQRT = "OneMinusSqrt"
+    INVERSE_SQRT = "InverseSqrt"
+    EXPONENTIAL = "Exponential"
+
+
+class SegmentKind(StrEnum):
+    WARMUP = "Warmup"
+    COOLDOWN = "Cooldown"
+    CONSTANT = "Constant"
+    DECAY = "Decay"
+    ANNEAL = "Anneal"
+
+
+class Source(Frozen):
+    """One source of training text."""
+
+    name: str
+    group: Group
+    uri: str = Field(description="as written: relative paths are relative to the manifest's folder")
+    format: Format | None = Field(description="None: rows of a Hugging Face dataset")
+    text_field: str
+    group_field: str
+    weight: float | None = Field(description="None: by training rows (pinned by preparation)")
+    license: str | None
+    digest: str | None
+    bad_lines: int
+
+
+class FromRun(Frozen):
+    """Replay what a finished run really saw."""
+
+    name: str | None
+    path: str | None
+
+
+class Replay(Frozen):
+    ratio: float = Field(description="share of all training rows drawn from replay, 0 <= ratio < 1")
+    from_run: FromRun | None
+    method: str
+    max_repeats: int
+
+
+class BaseModelSource(Frozen):
+    """Where the weights come from: `kind` names the one source that was given, `options` are its fields."""
+
+    kind: str = Field(description="huggingFace | s3 | volume | file | mlflow | run | scratch")
+    options: dict[str, Any]
+
+
+class Segment(Frozen):
+    """A piece of the schedule: learning rate over tokens in [start, end]; a border belongs to the earlier piece."""
+
+    kind: SegmentKind
+    start: int = Field(description="tokens")
+    end: int = Field(description="tokens")
+    first: float = Field(description="learning rate at start")
+    last: float = Field(description="learning rate at end")
+    decay: Decay = Decay.LINEAR
+    timescale: float = 10.0
+
+
+class Schedule(Frozen):
+    """The schedule as asked. Lengths are kept as text: tokens or percent of the plan."""
+
+    kind: str
+    peak_learning_rate: float
+    constant_learning_rate: float | None
+    final_learning_rate: float
+    warmup: str
+    decay: Decay | None
+    decay_length: str | None
+    timescale: float
+    cooldown_length: str | None
+    cooldown_decay: Decay | None
+    cooldown_timescale: float
+    anneal_length: str | None
+    anneal_decay: Decay | None
+    anneal_timescale: float
+    optimizer_state: str = Field(description="Keep | ResetMoments | Reset")
+
+
+class Budget(Frozen):
+    tokens: int | None
+    epochs: Decimal | None
+
+
+class Optimizer(Frozen):
+    kind: str
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    gradient_clip: float
+
+
+class Divergence(Frozen):
+    rollbacks: int
+    skip_steps: int
+
+
+class Training(Frozen):
+    sequence_length: int
+    global_batch_tokens: int
+    micro_batch_rows: int | None = Field(description="None: Auto")
+    optimizer: Optimizer
+    precision: str | None = Field(description="BF16 | FP32; None: by device")
+    document_masking: bool
+    document_start: str
+    activation_checkpointing: str
+    freeze: tuple[str, ...]
+    divergence: Divergence
+    seed: int
+
+
+class HeldOut(Frozen):
+    fraction: str = Field(description="percent, e.g. 5%")
+    minimum_documents: int
+    maximum_tokens: int
+
+
+class EvaluationSet(Frozen):
+    """Documents to score. Without `uri` they are held out of the source of the same name, never trained on."""
+
+    name: str
+    role: Role
+    uri: str | None
+    format: Format | None
+    text_field: str
+    label_field: str
+    date_field: str
+
+
+class Evaluation(Frozen):
+    every: str | None = Field(description="tokens or percent; None: 20 looks")
+    held_out: HeldOut
+    look_tokens: int
+    sets: tuple[EvaluationSet, ...]
+
+
+class Gates(Frozen):
+    max_forgetting: float | None
+    min_gain: float | None
+    on_forgetting: str = Field(description="Warn | RaiseReplay | Stop; outside the experiment digest")
+
+
+class Checkpoints(Frozen):
+    uri: str | None = Field(description="None: the work folder")
+    every: str | None = Field(description="tokens or percent; None: a tenth of the plan")
+    every_minutes: float
+    keep: int
+
+
+class Tracking(Frozen):
+    uri: str | None = Field(description="None: sqlite in the work folder")
+    experiment: str
+    registered_model: str
+    promote_alias: str
+
+
+class Plan(Frozen):
+    """The budget in whole steps, and everything that follows from it."""
+
+    requested_tokens: int
+    tokens_per_step: int
+    rows_per_step: int
+    steps: int
+    tokens: int = Field(description="steps x tokens per step")
+    segments: tuple[Segment, ...]
+    evaluation_every: int = Field(description="tokens")
+    checkpoint_every: int = Field(description="tokens")
+    trunk: bool = Field(description="an Infinite schedule without anneal: never promoted")
+
+
+class Snapshot(Frozen):
+    """Everything that decides a run, before any data was read. `uid` and `operation` are outside the digest."""
+
+    version: int = 1
+    name: str
+    uid: str
+    base_model: BaseModelSource
+    sources: tuple[Source, ...] = Field(description="sorted by name")
+    replay: Replay
+    schedule: Schedule
+    budget: Budget
+    training: Training
+    evaluation: Evaluation
+    gates: Gates | None
+    checkpoints: Checkpoints
+    cache_uri: str | None
+    tracking: Tracking
+    plan: Plan | None = Field(description="None while the budget is in epochs: then it stands in the pins")
+    operation: dict[str, Any] = Field(
+        default_factory=dict,
+        description="compute, retries, suspend, deadlines, credentials: how, not what; outside the digest",
+    )
+
+    def experiment(self) -> dict[str, Any]:
+        """What the digest covers, as JSON."""
+        value = self.to_json()
+        for outside in ("uid", "operation"):
+            value.pop(outside)
+        if value["gates"]:
+            value["gates"].pop("onForgetting")
+        return value
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.experiment())
+
+    def group(self, group: Group) -> tuple[Source, ...]:
+        return tuple(source for source in self.sources if source.group is group)
+
+
+class SourcePin(Frozen):
+    """What preparation found in one source."""
+
+    digest: str = Field(description="sha256 over sorted (relative path, sha256 of file)")
+    prepared: str = Field(description="content address of its token shards in the cache")
+    documents: int = Field(description="training documents, after deduplication and hold-out")
+    duplicates: int
+    held_out_documents: int
+    bad_lines: int
+    tokens: int
+    rows: int
+    dropped_tokens: int
+    weight: float = Field(description="as asked, or the training rows")
+    repeats: float = Field(description="epochs of this source that the plan needs")
+
+
+class SetPin(Frozen):
+    digest: str = Field(description="sha256 over the documents' hashes, in order")
+    prepared: str
+    documents: int
+    tokens: int
+
+
+class Pins(Frozen):
+    """What only the data can tell. Made once by preparation, never again."""
+
+    version: int = 1
+    base_model: dict[str, Any] = Field(description="what a name, branch, alias or `Latest` stood for")
+    tokenizer: str = Field(description="fingerprint")
+    eos: int
+    bos: int | None
+    vocabulary: int
+    sources: dict[str, SourcePin]
+    sets: dict[str, SetPin]
+    plan: Plan
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.to_json())

@@ -1,0 +1,145 @@
+"""The work folder of a run: where everything is, who may write, and how a file appears whole or not at all.
+
+Decides nothing about training. The folder's own snapshot always wins over start options (design: trainer.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import DependencyError
+
+# Quotas and file size limits are the same event for a user as a full disk: nothing more can be written here.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with every number that is not finite replaced by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+@contextmanager
+def disk_full_is_named(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no space" into the one line and the exit code (75) of the contract."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DependencyError(
+                f"disk full: cannot write {path} ({os.strerror(error.errno)}); free space and start the same command "
+                "again, it resumes from the last committed checkpoint"
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader, now or after a crash, sees the old content or the new, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_full_is_named(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, atomically; numbers that are not finite become null."""
+    write_atomically(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+class WorkFolder:
+    """Paths of one run's folder, and its exclusive lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.snapshot = self.root / "snapshot.json"
+        self.pins = self.root / "pins.json"
+        self.corpora = self.root / "corpora"
+        self.tokenizer = self.root / "tokenizer"
+        self.checkpoints = self.root / "checkpoints"
+        self.state = self.root / "state"
+        self.log = self.root / "log.jsonl"
+        self.report = self.root / "report.json"
+        self.report_html = self.root / "report.html"
+        self.model_card = self.root / "model-card.md"
+        self.mlflow = self.root / "mlflow.db"
+        self.manifest = self.state / "manifest.json"
+        self._lock: int | None = None
+
+    def lock(self) -> int:
+        """Become the only writer (75 when somebody else is). Returns the descriptor that holds the lock.
+
+        The descriptor is inherited by workers, so the folder stays locked for as long as any of them lives.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DependencyError(
+                f"{self.root}: another process is writing this work folder; wait for it, stop it, "
+                "or give this run a folder of its own with --workdir"
+            ) from None
+        os.set_inheritable(descriptor, True)
+        self._lock = descriptor
+        return descriptor
+
+
+class RunLog:
+    """`log.jsonl`: append-only, one JSON object a line; a torn last line of a killed writer is closed first."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = open(path, "ab")
+        if self._file.tell():
+            with open(path, "rb") as reader:
+                reader.seek(-1, os.SEEK_END)
+                if reader.read(1) != b"\n":
+                    self._file.write(b"\n")
+
+    def write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(finite({**record, "time": round(time.time(), 3)}), allow_nan=False)
+        with disk_full_is_named(self._path):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Before a commit: what the checkpoint knows, the log knows."""
+        with disk_full_is_named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
