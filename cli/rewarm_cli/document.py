@@ -1,0 +1,74 @@
+"""From a manifest file to a resolved snapshot, the same way for every command.
+
+Decides nothing: reading, validation and resolution are `rewarm_api`'s.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewarm_api.errors import ManifestError, Problem
+
+if TYPE_CHECKING:
+    from rewarm_api.snapshot import Snapshot
+    from rewarm_api.validate import Validation
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A manifest that was read, changed by `--set`, and validated; `validation.valid` says how that went."""
+
+    path: Path
+    document: dict[str, Any]
+    validation: Validation
+
+    def problems_json(self) -> dict[str, Any]:
+        """The JSON of `rewarm validate`."""
+        return validation_json(self.validation.problems, self.validation.warnings)
+
+    def snapshot(self) -> Snapshot:
+        """The resolved run; raises ManifestError (64) with all problems when the manifest is not valid."""
+        from rewarm_api.resolve import resolve
+
+        if self.validation.run is None or not self.validation.valid:
+            raise ManifestError(self.validation.problems)
+        return resolve(self.validation.run, uid=str(uuid.uuid4()))
+
+
+def validation_json(problems: Sequence[Problem], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """`{"valid", "problems": [{"field", "found", "expected", "fix"}], "warnings"}` (design: cli.md)."""
+    return {
+        "valid": not problems,
+        "problems": [problem.to_json() for problem in problems],
+        "warnings": list(warnings),
+    }
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The document of a manifest with every `path=value` of `--set` applied, in order.
+
+    Raises MissingInputError (66) when there is no such file, ManifestError (64) when it is not readable.
+    """
+    from rewarm_api.manifest import read_manifest, set_path
+
+    document = read_manifest(path)
+    for change in changes:
+        field, separator, value = change.partition("=")
+        if not separator or not field:
+            raise ManifestError(
+                Problem(field, f"--set {change}", "--set path=value", "write for example --set spec.replay.ratio=0.1")
+            )
+        set_path(document, field, value)
+    return document
+
+
+def check(path: Path, changes: Sequence[str] = (), *, local: bool) -> Checked:
+    """Read and validate a manifest; problems are in the answer, not raised."""
+    from rewarm_api.validate import validate
+
+    document = read(path, changes)
+    return Checked(path, document, validate(document, local=local))

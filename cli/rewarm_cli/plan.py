@@ -1,0 +1,98 @@
+"""`rewarm plan`: what would happen, before a GPU is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewarm_api.errors import ManifestError
+from rewarm_api.quantity import format_tokens
+from rewarm_cli import document, planning
+from rewarm_cli.output import Output, emit, say, show, table, warn
+
+if TYPE_CHECKING:
+    from rewarm_api.snapshot import Pins, Snapshot
+
+
+def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, output: Output) -> int:
+    """0; 64 for an invalid manifest or a position beyond the plan; 66 for a missing file."""
+    try:
+        checked = document.check(path, changes, local=True)
+    except ManifestError as error:
+        return refuse(document.validation_json(error.problems), error, output)
+    if not checked.validation.valid:
+        return refuse(checked.problems_json(), ManifestError(checked.validation.problems), output)
+    warn(checked.validation.warnings)
+    snapshot = checked.snapshot()
+    root = path.absolute().parent
+    pins = prepared(snapshot, root) if planning.needs_counts(snapshot) else None
+    plan = pins.plan if pins else snapshot.plan
+    assert plan is not None, "a plan without pins needs a budget in tokens, which needs_counts has asserted"
+
+    from rewarm_cli.parameters import count_parameters
+
+    mixture = planning.mixture_of(snapshot, pins)
+    positions = planning.parse_positions(at, plan)
+    if not at and output is Output.TABLE:
+        positions = tuple(planning.default_positions(plan))
+    parameters = count_parameters(snapshot.base_model, root)
+    facts = planning.plan_facts(snapshot, plan, mixture, pins=pins, at=positions, parameters=parameters)
+    if plot is not None:
+        from rewarm_cli.plot import draw
+
+        draw(plot, snapshot, plan, mixture)
+        say(f"plot: {plot}")
+    if output is Output.JSON:
+        emit(facts)
+    else:
+        _show(facts)
+    return 0
+
+
+def refuse(answer: dict[str, Any], error: ManifestError, output: Output) -> int:
+    """An invalid manifest: lines for people on standard error, validate's JSON for scripts on standard output."""
+    if output is Output.JSON:
+        emit(answer)
+    for problem in error.problems:
+        say(f"error: {problem}")
+    return error.exit_code
+
+
+def prepared(snapshot: Snapshot, root: Path) -> Pins:
+    """Counts that only the data can tell: prepares the corpora into the user's cache, as the run itself would."""
+    raise NotImplementedError
+
+
+def _show(facts: dict[str, Any]) -> None:
+    for line in planning.summary(facts):
+        print(line)
+    segments = [
+        (item["kind"], format_tokens(item["start"]), format_tokens(item["end"]), f"{item['from']:g}", f"{item['to']:g}")
+        for item in facts["segments"]
+    ]
+    sources = [
+        (
+            name,
+            item["group"],
+            f"{item['share']:.2%}",
+            str(item["rows"]),
+            format_tokens(item["tokens"]),
+            "" if item["epochs"] is None else f"{item['epochs']:.2f}",
+        )
+        for name, item in facts["sources"].items()
+    ]
+    names = list(facts["sources"])
+    positions = [
+        (
+            format_tokens(item["tokens"]),
+            f"{item['learning_rate']:.4g}",
+            *(str(item["sources"][name]) for name in names),
+        )
+        for item in facts["at"]
+    ]
+    show(
+        table("Schedule", ("segment", "from token", "to token", "learning rate", "to"), segments),
+        table("Mixture", ("source", "group", "share", "rows", "tokens", "epochs"), sources, words=2),
+        table("At", ("tokens", "learning rate", *(f"rows of {name}" for name in names)), positions, words=0),
+    )
