@@ -51,9 +51,7 @@ def validate(file: Manifest, change: Change = None, output: Form = Output.TABLE)
 @app.command()
 def plan(
     file: Manifest,
-    at: Annotated[
-        str, typer.Option(metavar="T,T,...", help="learning rate and mixture at these tokens (20M, 2B)")
-    ] = "",
+    at: Annotated[str, typer.Option(metavar="T,T,...", help="learning rate and mixture there (20M, 2B)")] = "",
     plot: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="draw learning rate and mixture", show_default=False)
     ] = None,
@@ -79,9 +77,7 @@ def run(
     change: Change = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(
-            metavar="PORT", min=0, max=65535, help="serve Prometheus metrics [default: off]", show_default=False
-        ),
+        typer.Option(metavar="PORT", min=0, max=65535, help="serve Prometheus metrics [default: off]"),
     ] = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -141,9 +137,7 @@ def export(
 
 @app.command()
 def compare(
-    first: Annotated[
-        str, typer.Argument(metavar="A", help="a run's work folder or a model folder", show_default=False)
-    ],
+    first: Annotated[str, typer.Argument(metavar="A", help="a run's or a model's folder", show_default=False)],
     second: Annotated[str, typer.Argument(metavar="B", help="the one to compare with it", show_default=False)],
     output: Form = Output.TABLE,
 ) -> None:

@@ -38,7 +38,8 @@ def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: Mixture) -> None:
     _mixture(shares, plan, mixture)
     ratio = f"{snapshot.replay.ratio:.4g} replay" if snapshot.replay.ratio else "no replay"
     rates.set_title(
-        f"{snapshot.name}: {snapshot.schedule.kind}, {format_tokens(plan.tokens)} tokens in {plan.steps} steps, {ratio}",
+        f"{snapshot.name}: {snapshot.schedule.kind}, "
+        f"{format_tokens(plan.tokens)} tokens in {plan.steps} steps, {ratio}",
         loc="left",
         fontweight="bold",
     )

@@ -1,6 +1,7 @@
 """The verdict of a report as tables for a terminal: the same facts as `report.json`, none of its own.
 
-Decides only words, signs and colours. Shared by the end of a run (standard error) and `rewarm report` (standard output).
+Decides only words, signs and colours. Shared by the end of a run (standard error) and `rewarm report` (standard
+output).
 """
 
 from __future__ import annotations

@@ -1,0 +1,30 @@
+"""`rewarm compare`: two runs or two models, paired per document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rewarm_cli.output import Output, emit, show, table
+
+
+def execute(first: Path, second: Path, output: Output) -> int:
+    """0. Raises MissingInputError (66) when one of them is not there."""
+    from rewarm_trainer.compare import compare
+
+    result: dict[str, Any] = compare(first, second)
+    if output is Output.JSON:
+        emit(result)
+        return 0
+    from rewarm_trainer.verdict_view import interval
+
+    rows = [
+        (name, item.get("role") or "", item["verdict"] or "–", str(item["documents"]), interval(item["delta"]))
+        for name, item in result["sets"].items()
+    ]
+    title = f"{second} minus {first}: nats per token, below zero is better"
+    show(table(title, ("set", "role", "verdict", "documents", "delta [95 %]"), rows, words=3))
+    print(
+        "These two checkpoints, not their recipes: seed noise is not in these intervals; three seeds or more show it."
+    )
+    return 0
