@@ -1,0 +1,55 @@
+"""Words for problems: how a found value is shown, and what to do about an unknown field."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any
+
+from rewarm_api.errors import Problem
+
+NOTHING = "nothing"
+_LONGEST = 80
+_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9].*|true|false|null|~|\s.*|.*\s|", re.IGNORECASE | re.DOTALL)
+
+LATER = frozenset(
+    {
+        "spec.phases",
+        "spec.finish",
+        "spec.replay.metaExperience",
+        "spec.replay.adaptive",
+        "spec.training.lora",
+        "spec.baseModel.run.anneal",
+        "spec.evaluation.benchmarks",
+        "spec.gates.maxNegativeFlips",
+        "spec.compute.podTemplate",
+    }
+)
+"""Fields of the design that enter the schema once they work."""
+
+
+def found_text(value: Any) -> str:
+    """A value as the reader of a message knows it from the manifest; text that looks like a number is quoted."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, dict):
+        return "a mapping" + (f" with {', '.join(map(str, value))}" if value else " without fields")
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False) if _LOOKS_LIKE_ANOTHER_TYPE.fullmatch(value) else value
+    else:
+        text = json.dumps(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def unknown_field(path: str, key: str, known: list[str]) -> Problem:
+    """The problem of a field that does not exist here, with the name that was perhaps meant."""
+    expected = "one of " + ", ".join(known)
+    if path in LATER:
+        return Problem(path, "a field that this version does not support yet", expected, f"remove {key}")
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), folded, n=1)
+    fix = f"did you mean {folded[near[0]]}?" if near else f"remove {key}"
+    return Problem(path, f"the unknown field {key}", expected, fix)

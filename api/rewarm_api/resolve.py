@@ -1,0 +1,267 @@
+"""A valid run to its snapshot: every default filled, every length in tokens, sources in order of name.
+
+Pure: the same manifest gives the same bytes and digest everywhere. Definitions: trainer.md, "Budget" and "Schedule".
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+from rewarm_api import base_model, run as spec
+from rewarm_api import snapshot as result
+from rewarm_api.errors import ManifestError
+from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal
+from rewarm_api.segments import Lengths, build_segments, length_problem
+from rewarm_api.uri import format_of
+
+EVALUATION_EVERY = "5%"
+CHECKPOINT_EVERY = "10%"
+DEFAULT_DECAY = {"Rewarm": result.Decay.COSINE, "WarmupStableDecay": result.Decay.ONE_MINUS_SQRT}
+
+
+def resolve(run: spec.ContinualRun, *, uid: str) -> result.Snapshot:
+    """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name."""
+    given = run.spec
+    sources = _sources(given)
+    value = result.Snapshot(
+        name=run.metadata.name,
+        uid=uid,
+        base_model=_base_model(given.base_model),
+        sources=sources,
+        replay=_replay(given.replay),
+        schedule=_schedule(given),
+        budget=result.Budget(
+            tokens=given.budget.tokens,
+            epochs=None if given.budget.epochs is None else _decimal(given.budget.epochs),
+        ),
+        training=_training(given.training),
+        evaluation=_evaluation(given.evaluation, sources),
+        gates=_gates(given.gates),
+        checkpoints=result.Checkpoints(
+            uri=given.checkpoints.uri,
+            every=given.checkpoints.every,
+            every_minutes=given.checkpoints.every_minutes,
+            keep=given.checkpoints.keep,
+        ),
+        cache_uri=given.cache.uri,
+        tracking=result.Tracking(
+            uri=given.tracking.uri,
+            experiment=given.tracking.experiment or run.metadata.name,
+            registered_model=given.tracking.registered_model or run.metadata.name,
+            promote_alias=given.tracking.promote_alias,
+        ),
+        plan=None,
+        operation=_operation(given),
+    )
+    tokens = given.budget.tokens
+    return value if tokens is None else value.model_copy(update={"plan": make_plan(value, tokens)})
+
+
+def make_plan(snapshot: result.Snapshot, requested_tokens: int) -> result.Plan:
+    """The budget in whole steps: steps = ceil(requested / batch), and all that follows from them.
+
+    Raises ManifestError when the schedule's segments are longer than the plan (with a budget in epochs that shows only
+    once the corpus is counted).
+    """
+    schedule = snapshot.schedule
+    batch = snapshot.training.global_batch_tokens
+    steps = -(-requested_tokens // batch)
+    tokens = steps * batch
+    lengths = Lengths(
+        schedule.kind, schedule.warmup, schedule.cooldown_length, schedule.anneal_length, schedule.decay_length
+    )
+    problem = length_problem(lengths, tokens)
+    if problem is not None:
+        raise ManifestError(problem)
+    return result.Plan(
+        requested_tokens=requested_tokens,
+        tokens_per_step=batch,
+        rows_per_step=batch // snapshot.training.sequence_length,
+        steps=steps,
+        tokens=tokens,
+        segments=build_segments(schedule, tokens),
+        evaluation_every=_mark(snapshot.evaluation.every or EVALUATION_EVERY, tokens, batch),
+        checkpoint_every=_mark(snapshot.checkpoints.every or CHECKPOINT_EVERY, tokens, batch),
+        trunk=schedule.kind == "Infinite" and schedule.anneal_length is None,
+    )
+
+
+def epochs_to_tokens(snapshot: result.Snapshot, corpus_rows: int) -> int:
+    """Tokens that a budget in epochs asks for: ceil(epochs x corpus rows x S / (1 - ratio)), in exact arithmetic.
+
+    `corpus_rows` are the training rows of all corpus sources together. The budget must be in epochs.
+    """
+    epochs = snapshot.budget.epochs
+    if epochs is None:
+        raise ValueError("the budget is in tokens")
+    rows = Fraction(epochs) * corpus_rows
+    return ceil(rows * snapshot.training.sequence_length / (1 - exact(snapshot.replay.ratio)))
+
+
+def _mark(every: str, plan_tokens: int, batch: int) -> int:
+    """Tokens between marks. A share of a short plan is at least one step; tokens stand as they were written."""
+    tokens = parse_length(every, plan_tokens)
+    return max(tokens, batch) if is_percent(every) else tokens
+
+
+def _decimal(number: float) -> Decimal:
+    """One decimal for one number: 2 and 2.0 give the same snapshot."""
+    return Decimal(plain_decimal(Decimal(repr(number))))
+
+
+def _base_model(given: base_model.BaseModel) -> result.BaseModelSource:
+    options = given.model_dump(mode="json", by_alias=True, exclude_none=True)
+    (kind,) = options
+    if kind == "scratch" and not options[kind]["tokenizer"]:
+        options[kind]["tokenizer"] = {"vocabularySize": 4096}
+    return result.BaseModelSource(kind=kind, options=options[kind])
+
+
+def _sources(given: spec.RunSpec) -> tuple[result.Source, ...]:
+    groups = (
+        (result.Group.CORPUS, given.corpus.sources),
+        (result.Group.REPLAY, given.replay.sources if given.replay else []),
+    )
+    sources = [_source(group, source) for group, members in groups for source in members]
+    return tuple(sorted(sources, key=lambda source: source.name))
+
+
+def _source(group: result.Group, given: spec.Source) -> result.Source:
+    return result.Source(
+        name=given.name,
+        group=group,
+        uri=given.uri,
+        format=given.format or format_of(given.uri),
+        text_field=given.text_field,
+        group_field=given.group_field,
+        weight=given.weight,
+        license=given.license,
+        digest=given.digest,
+        bad_lines=given.bad_lines,
+    )
+
+
+def _replay(given: spec.Replay | None) -> result.Replay:
+    if given is None:
+        return result.Replay(ratio=0.0, from_run=None, method="Interleave", max_repeats=4)
+    from_run = given.from_run
+    return result.Replay(
+        ratio=given.ratio,
+        from_run=None if from_run is None else result.FromRun(name=from_run.name, path=from_run.path),
+        method=given.method,
+        max_repeats=given.max_repeats,
+    )
+
+
+def _schedule(given: spec.RunSpec) -> result.Schedule:
+    schedule, cooldown, anneal = given.schedule, given.schedule.cooldown, given.schedule.anneal
+    default_state = "Auto" if given.base_model.run is not None else "Reset"
+    return result.Schedule(
+        kind=schedule.kind,
+        peak_learning_rate=schedule.peak_learning_rate,
+        constant_learning_rate=schedule.constant_learning_rate,
+        final_learning_rate=final_learning_rate(schedule),
+        warmup=schedule.warmup,
+        decay=schedule.decay or DEFAULT_DECAY.get(schedule.kind),
+        decay_length=schedule.decay_length,
+        timescale=schedule.timescale,
+        cooldown_length=cooldown.length if cooldown else None,
+        cooldown_decay=cooldown.decay if cooldown else None,
+        cooldown_timescale=cooldown.timescale if cooldown else 10.0,
+        anneal_length=anneal.length if anneal else None,
+        anneal_decay=anneal.decay if anneal else None,
+        anneal_timescale=10.0,
+        optimizer_state=schedule.optimizer_state or default_state,
+    )
+
+
+def final_learning_rate(schedule: spec.Schedule) -> float:
+    """The rate of the last update: as given, the constant rate where nothing decays, else a tenth of the peak."""
+    if schedule.kind == "Constant":
+        return schedule.peak_learning_rate
+    if schedule.kind == "Infinite" and schedule.anneal is None:
+        assert schedule.constant_learning_rate is not None
+        return schedule.constant_learning_rate
+    if schedule.final_learning_rate is not None:
+        return schedule.final_learning_rate
+    return float(exact(schedule.peak_learning_rate) / 10)
+
+
+def _training(given: spec.Training) -> result.Training:
+    optimizer = given.optimizer
+    return result.Training(
+        sequence_length=given.sequence_length,
+        global_batch_tokens=given.global_batch_tokens,
+        micro_batch_rows=None if given.micro_batch_rows == "Auto" else given.micro_batch_rows,
+        optimizer=result.Optimizer(**optimizer.model_dump()),
+        precision=given.precision,
+        document_masking=given.document_masking,
+        document_start=given.document_start,
+        activation_checkpointing=given.activation_checkpointing,
+        freeze=tuple(given.freeze),
+        divergence=result.Divergence(**given.divergence.model_dump()),
+        seed=given.seed,
+    )
+
+
+def _evaluation(given: spec.Evaluation, sources: tuple[result.Source, ...]) -> result.Evaluation:
+    by_name = {source.name: source for source in sources}
+    sets = [_set(item, by_name) for item in given.sets]
+    return result.Evaluation(
+        every=given.every,
+        held_out=result.HeldOut(**given.held_out.model_dump()),
+        look_tokens=given.look_tokens,
+        sets=tuple(sets or [_source_set(source, None, "", "") for source in sources]),
+    )
+
+
+def _set(given: spec.EvaluationSet, sources: dict[str, result.Source]) -> result.EvaluationSet:
+    if given.uri is None and given.name in sources:
+        return _source_set(sources[given.name], given.role, given.label_field, given.date_field)
+    assert given.role is not None
+    return result.EvaluationSet(
+        name=given.name,
+        role=given.role,
+        uri=given.uri,
+        format=None if given.uri is None else format_of(given.uri),
+        text_field=given.text_field,
+        label_field=given.label_field,
+        date_field=given.date_field,
+    )
+
+
+def _source_set(
+    source: result.Source, role: result.Role | None, label_field: str, date_field: str
+) -> result.EvaluationSet:
+    default = result.Role.NEW if source.group is result.Group.CORPUS else result.Role.RETAINED
+    return result.EvaluationSet(
+        name=source.name,
+        role=role or default,
+        uri=None,
+        format=source.format,
+        text_field=source.text_field,
+        label_field=label_field,
+        date_field=date_field,
+    )
+
+
+def _gates(given: spec.Gates | None) -> result.Gates | None:
+    if given is None or (given.max_forgetting is None and given.min_gain is None):
+        return None
+    return result.Gates(max_forgetting=given.max_forgetting, min_gain=given.min_gain, on_forgetting=given.on_forgetting)
+
+
+def _operation(given: spec.RunSpec) -> dict[str, Any]:
+    """How to run, not what: outside the digest."""
+    names = {
+        "compute",
+        "retries",
+        "suspend",
+        "credentials",
+        "active_deadline_seconds",
+        "ttl_seconds_after_finished",
+    }
+    return given.model_dump(mode="json", by_alias=True, include=names)

@@ -1,0 +1,144 @@
+"""Says everything that is wrong with a manifest at once, in the words that every command and the operator use.
+
+Pure: looks at no file, reads no clock. Whether the named files exist is for the run to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewarm_api.errors import Problem
+from rewarm_api.messages import found_text
+from rewarm_api.places import address_problems
+from rewarm_api.reading import Reader, without_nulls
+from rewarm_api.rules import RULES, batch_problems, named_sources
+from rewarm_api.run import ContinualRun
+
+CLUSTER_ONLY = (
+    "metadata.namespace",
+    "spec.credentials",
+    "spec.compute",
+    "spec.retries",
+    "spec.activeDeadlineSeconds",
+    "spec.ttlSecondsAfterFinished",
+    "spec.suspend",
+)
+"""Fields that only a cluster has a use for."""
+
+_WRITTEN_BY_THE_SERVER = frozenset(
+    {
+        "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",
+        "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation found. `run` is None unless the manifest is valid.
+
+    `unused` names the fields that a local run has no use for, for a one-line notice.
+    """
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    run: ContinualRun | None
+    unused: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `rewarm validate -o json` prints."""
+        return {
+            "valid": self.valid,
+            "problems": [problem.to_json() for problem in self.problems],
+            "warnings": list(self.warnings),
+        }
+
+
+def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
+    """Every problem and warning of a manifest.
+
+    `local` True: for a run on this machine; False: for a cluster, which refuses files and paths; None: for either.
+    """
+    if not isinstance(document, Mapping):
+        problem = Problem("", found_text(document), "a ContinualRun manifest: a mapping", "start with `apiVersion:`")
+        return Validation((problem,), (), None, ())
+    given = _without_server_fields(without_nulls(dict(document)))
+    reader = Reader()
+    run = reader.model(ContinualRun, given, "")
+    problems = list(reader.problems)
+    if run.spec is not None:
+        broken = {problem.field for problem in problems}
+        for rule in RULES:
+            if rule.may_run(broken):
+                problems.extend(rule.check(run.spec))
+        problems.extend(_process_problems(run.spec, broken, local))
+        problems.extend(address_problems(run.spec, local))
+    warnings = () if run.spec is None else tuple(_warnings(run.spec))
+    unused = () if local is False else tuple(path for path in CLUSTER_ONLY if _given(given, path))
+    return Validation(tuple(dict.fromkeys(problems)), warnings, None if problems else run, unused)
+
+
+def process_problem(run: ContinualRun, processes: int) -> Problem | None:
+    """Why this run's batch cannot be cut into `processes` equal parts, or None."""
+    training = run.spec.training
+    return next(batch_problems(training.global_batch_tokens, training.sequence_length, processes), None)
+
+
+def _process_problems(spec: Any, broken: set[str], local: bool | None) -> Iterator[Problem]:
+    """On a cluster the manifest itself says how many processes there are."""
+    training, compute = spec.training, spec.compute
+    fields = (training and training.sequence_length, training and training.global_batch_tokens)
+    machines = (compute and compute.nodes, compute and compute.gpus_per_node)
+    if local is not False or None in fields + machines or fields[1] % fields[0]:
+        return
+    yield from batch_problems(fields[1], fields[0], machines[0] * max(1, machines[1]))
+
+
+def _without_server_fields(document: dict[str, Any]) -> dict[str, Any]:
+    """What an API server adds is observation: a manifest fetched from a cluster is valid again."""
+    kept = {key: value for key, value in document.items() if key != "status"}
+    if isinstance(kept.get("metadata"), dict):
+        kept["metadata"] = {k: v for k, v in kept["metadata"].items() if k not in _WRITTEN_BY_THE_SERVER}
+    return kept
+
+
+def _given(document: Any, path: str) -> bool:
+    for step in path.split("."):
+        if not isinstance(document, dict) or step not in document:
+            return False
+        document = document[step]
+    return True
+
+
+def _warnings(spec: Any) -> Iterator[str]:
+    for path, source in named_sources(spec):
+        if "license" not in source.model_fields_set:
+            yield f"{path}.license: found nothing, expected the licence of {source.name or 'this source'}; add license"
+    schedule = spec.schedule
+    if schedule is not None and schedule.kind == "Infinite" and schedule.anneal is None:
+        if schedule.final_learning_rate is not None:
+            yield (
+                "spec.schedule.finalLearningRate: without anneal the run ends at constantLearningRate; "
+                "add anneal or remove finalLearningRate"
+            )
+    yield from _gate_warnings(spec)
+
+
+def _gate_warnings(spec: Any) -> Iterator[str]:
+    gates, sets = spec.gates, spec.evaluation and spec.evaluation.sets
+    if gates is None or sets is None:
+        return
+    replayed = spec.replay is not None and (spec.replay.sources or spec.replay.from_run is not None)
+    corpus = {source.name for source in (spec.corpus and spec.corpus.sources) or [] if source is not None}
+    roles = {"New"} | ({"Retained"} if replayed else set())
+    if sets:
+        roles = {item.role or ("New" if item.name in corpus else "Retained") for item in sets if item is not None}
+    for limit, name, role in ((gates.max_forgetting, "maxForgetting", "Retained"), (gates.min_gain, "minGain", "New")):
+        if limit is not None and role not in roles:
+            yield f"spec.gates.{name}: no evaluation set has the role {role}, so this gate stays Inconclusive; add one"
