@@ -88,7 +88,7 @@ class Scratch(Spec):
 
     config: FreeForm
     """Configuration of a transformers model; model_type is required."""
-    tokenizer: ScratchTokenizer = ScratchTokenizer(vocabularySize=4096)
+    tokenizer: ScratchTokenizer = ScratchTokenizer.model_validate({"vocabularySize": 4096})
     """Tokenizer."""
 
 

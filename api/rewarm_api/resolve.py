@@ -10,7 +10,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from rewarm_api import base_model, run as spec
+from rewarm_api import base_model
+from rewarm_api import run as spec
 from rewarm_api import snapshot as result
 from rewarm_api.errors import ManifestError
 from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal

@@ -85,7 +85,7 @@ class Replay(Spec):
 
     ratio: Annotated[Number, Field(ge=0, lt=1)]
     """Share of all training rows drawn from replay."""
-    sources: Sources = []
+    sources: Sources = Field(default_factory=list)
     """Sources to replay; at ratio 0 they are only held out from, to measure forgetting."""
     from_run: FromRun | None = None
     """Replay what a finished run really saw, instead of sources."""
@@ -197,7 +197,7 @@ class Training(Spec):
     """What a document begins with."""
     activation_checkpointing: Literal["None", "Selective", "Full"] = "None"
     """Recompute activations to save memory."""
-    freeze: Annotated[list[Annotated[Text, Field(min_length=1, max_length=256)]], Field(max_length=64)] = []
+    freeze: Annotated[list[Words], Field(max_length=64)] = Field(default_factory=list)
     """Name patterns of parameters that stay as they are."""
     adaptation: Literal["Full"] = "Full"
     """Which weights are trained."""
@@ -244,7 +244,7 @@ class Evaluation(Spec):
     """Documents kept out of training."""
     look_tokens: TokenQuantity = 100_000
     """Looks between baseline and final score this much of each set."""
-    sets: Annotated[list[EvaluationSet], Field(max_length=64)] = []
+    sets: Annotated[list[EvaluationSet], Field(max_length=64)] = Field(default_factory=list)
     """Sets to score. Default: one per source."""
 
 
@@ -352,7 +352,7 @@ class RunSpec(Spec):
     """Where and when checkpoints are committed."""
     cache: Cache = Cache()
     """Prepared shards and baselines."""
-    credentials: Annotated[list[Credential], Field(max_length=16)] = []
+    credentials: Annotated[list[Credential], Field(max_length=16)] = Field(default_factory=list)
     """Secrets given to the pods as environment."""
     tracking: Tracking = Tracking()
     """Where metrics and models are recorded."""
@@ -375,9 +375,9 @@ class Metadata(Spec):
     """Name of the run; Job, Service and host names derive from it."""
     namespace: KubernetesName | None = None
     """Namespace on the cluster."""
-    labels: dict[str, Text] = {}
+    labels: dict[str, Text] = Field(default_factory=dict)
     """Labels."""
-    annotations: dict[str, Text] = {}
+    annotations: dict[str, Text] = Field(default_factory=dict)
     """Annotations."""
 
 

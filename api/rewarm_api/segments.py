@@ -75,7 +75,8 @@ def build_segments(schedule: Schedule, plan_tokens: int) -> tuple[Segment, ...]:
 
 def _infinite(schedule: Schedule, warmup: int, plan_tokens: int) -> list[Segment]:
     peak, constant = schedule.peak_learning_rate, schedule.constant_learning_rate
-    assert constant is not None and schedule.cooldown_decay is not None
+    assert constant is not None
+    assert schedule.cooldown_decay is not None
     cooled = warmup + parse_length(_given(schedule.cooldown_length), plan_tokens)
     anneal = 0 if schedule.anneal_length is None else parse_length(schedule.anneal_length, plan_tokens)
     return [

@@ -35,5 +35,5 @@ def format_of(uri: str) -> Format | None:
         return None
     name = uri.rsplit("/", 1)[-1].lower()
     name = name.removesuffix(".gz").removesuffix(".zst")
-    stem, dot, suffix = name.rpartition(".")
+    _, dot, suffix = name.rpartition(".")
     return _SUFFIX.get(suffix) if dot else None

@@ -121,12 +121,12 @@ def _warnings(spec: Any) -> Iterator[str]:
         if "license" not in source.model_fields_set:
             yield f"{path}.license: found nothing, expected the licence of {source.name or 'this source'}; add license"
     schedule = spec.schedule
-    if schedule is not None and schedule.kind == "Infinite" and schedule.anneal is None:
-        if schedule.final_learning_rate is not None:
-            yield (
-                "spec.schedule.finalLearningRate: without anneal the run ends at constantLearningRate; "
-                "add anneal or remove finalLearningRate"
-            )
+    trunk = schedule is not None and schedule.kind == "Infinite" and "anneal" not in schedule.model_fields_set
+    if trunk and schedule.final_learning_rate is not None:
+        yield (
+            "spec.schedule.finalLearningRate: without anneal the run ends at constantLearningRate; "
+            "add anneal or remove finalLearningRate"
+        )
     yield from _gate_warnings(spec)
 
 
