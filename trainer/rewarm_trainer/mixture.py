@@ -10,7 +10,8 @@ the rest, in integers.
           ...    ...     ...    ...
 
 So the counts of any prefix and the source of any row cost O(log sources), at the 2 T-th token as at the first. World
-size, workers and micro-batches do not enter. Phases (a changed ratio) are rewarm_trainer.order's. Compute-equivalent replay: Ibrahim et al. 2024 (2403.08763), section 4.2.
+size, workers and micro-batches do not enter. Phases (a changed ratio) belong to rewarm_trainer.order.
+Compute-equivalent replay: Ibrahim et al. 2024 (2403.08763), section 4.2.
 """
 
 from __future__ import annotations
