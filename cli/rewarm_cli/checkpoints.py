@@ -34,4 +34,5 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
     name = item.get("name") or f"step-{item['step']:08d}"
     size = f"{item['size'] / 1e6:,.1f} MB"
     committed = "yes" if item["committed"] else "no"
-    return (name, committed, verified, item["reason"] or "", str(item["step"]), str(item["tokens"]), size)
+    tokens = "?" if item["tokens"] is None else str(item["tokens"])
+    return (name, committed, verified, item["reason"] or "", str(item["step"]), tokens, size)

@@ -66,8 +66,8 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     return document
 
 
-def check(path: Path, changes: Sequence[str] = (), *, local: bool) -> Checked:
-    """Read and validate a manifest; problems are in the answer, not raised."""
+def check(path: Path, changes: Sequence[str] = (), *, local: bool | None) -> Checked:
+    """Read and validate a manifest; problems are in the answer, not raised. `local` None: wherever it may run."""
     from rewarm_api.validate import validate
 
     document = read(path, changes)

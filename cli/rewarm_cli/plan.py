@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, output: Output) -> int:
     """0; 64 for an invalid manifest or a position beyond the plan; 66 for a missing file."""
     try:
-        checked = document.check(path, changes, local=True)
+        checked = document.check(path, changes, local=None)
     except ManifestError as error:
         return refuse(document.validation_json(error.problems), error, output)
     if not checked.validation.valid:

@@ -182,7 +182,7 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
     if cost["parameters"] is not None:
         lines.append(
             f"model: {format_tokens(cost['parameters'])} parameters, {cost['training_flops']:.2e} operations, "
-            f"{cost['checkpoint_bytes'] / 1e9:.2f} GB a checkpoint"
+            f"{cost['checkpoint_bytes'] / 1e6:,.0f} MB a checkpoint"
         )
     if facts["trunk"]:
         lines.append("a trunk: it ends without an anneal and is never promoted")

@@ -36,7 +36,7 @@ def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: Mixture) -> None:
     )
     _learning_rate(rates, plan)
     _mixture(shares, plan, mixture)
-    ratio = f"{snapshot.replay.ratio:.4g} replay" if snapshot.replay.ratio else "no replay"
+    ratio = f"{snapshot.replay.ratio:.4%} replay".replace(".0000%", "%") if snapshot.replay.ratio else "no replay"
     rates.set_title(
         f"{snapshot.name}: {snapshot.schedule.kind}, "
         f"{format_tokens(plan.tokens)} tokens in {plan.steps} steps, {ratio}",
@@ -93,7 +93,8 @@ def _mixture(axes: Axes, plan: Plan, mixture: Mixture) -> None:
         bottom = top
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of rows")
-    _legend(axes, entries)
+    # The legend reads as the picture does: from the top down.
+    _legend(axes, entries[::-1])
 
 
 def _legend(axes: Axes, entries: list[tuple[str, str]]) -> None:

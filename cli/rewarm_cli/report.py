@@ -13,9 +13,10 @@ def execute(folder: Path, html: Path | None, output: Output) -> int:
 
     report = load_report(folder)
     if html is not None:
-        from rewarm_trainer.report_html import write_report_html
+        from rewarm_trainer.report_html import render_folder
+        from rewarm_trainer.workdir import write_atomically
 
-        write_report_html(folder, html)
+        write_atomically(html, render_folder(folder).encode())
         say(f"report page: {html}")
     if output is Output.JSON:
         emit(report)

@@ -13,7 +13,7 @@ from rewarm_cli.output import Output, emit, show, table, warn
 def execute(path: Path, changes: Sequence[str], output: Output) -> int:
     """0 when valid, else 64. Raises MissingInputError (66) when there is no such file."""
     try:
-        checked = document.check(path, changes, local=True)
+        checked = document.check(path, changes, local=None)
         problems, warnings = checked.validation.problems, checked.validation.warnings
     except ManifestError as error:
         # Not readable at all: still an answer of validation, in the same form.
