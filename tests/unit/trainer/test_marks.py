@@ -51,6 +51,11 @@ def test_dense_looks_again_after_a_phase_border() -> None:
     assert sorted(evaluation_steps(plan(steps=33), starts=(0, 13))) == [1, 2, 4, 8, 10, 14, 15, 17, 20, 21, 30, 33]
 
 
+def test_after_a_border_too_the_dense_looks_end_strictly_before_one_mark() -> None:
+    """Step 13 + 8 would stand exactly `every` = 80 tokens after the border: no dense look."""
+    assert sorted(evaluation_steps(plan(steps=30, evaluate=80), starts=(13,))) == [8, 14, 15, 16, 17, 24, 30]
+
+
 @settings(deadline=None)
 @given(
     steps=st.integers(1, 120),
