@@ -56,12 +56,15 @@ def log_step(exporter: Exporter, **changes) -> None:
 
 
 def test_a_scrape_shows_what_the_last_step_and_look_said(exporter: Exporter) -> None:
-    exporter.plan(tokens=20480, steps=20, replay_ratio=0.25, processes=2)
+    exporter.plan(tokens=20480, steps=20, replay_ratio=0.25)
+    exporter.attempt(number=2, processes=2)
     log_step(exporter)
     exporter.evaluation(
-        {"pubmed": ("New", 2.0), "general-heldout": ("Retained", 3.125)}, {"pubmed": -0.5, "general-heldout": 0.125}
+        {"pubmed": ("New", 2.0), "general-heldout": ("Retained", 3.125)},
+        {"pubmed": -0.5, "general-heldout": 0.125},
+        seconds=2.5,
     )
-    exporter.checkpoint(tokens=8192, committed_at=time.time() - 90)
+    exporter.checkpoint(step=8, committed_at=time.time() - 90, seconds=0.5)
     exporter.seconds({"train": 12.5, "evaluate": 1.5})
     samples = scrape(exporter)
     assert value(samples, "rewarm_training_tokens_total") == 12288
@@ -79,9 +82,12 @@ def test_a_scrape_shows_what_the_last_step_and_look_said(exporter: Exporter) -> 
     assert value(samples, "rewarm_tokens_per_second") == 81000
     assert value(samples, "rewarm_eval_loss", set="general-heldout", role="Retained") == 3.125
     assert value(samples, "rewarm_eval_delta", set="pubmed", role="New") == -0.5
+    assert value(samples, "rewarm_eval_duration_seconds") == 2.5
     assert value(samples, "rewarm_forgetting", set="general-heldout") == 0.125
     assert ("rewarm_forgetting", frozenset({("set", "pubmed")})) not in samples, "a New set is not forgotten"
-    assert value(samples, "rewarm_checkpoint_tokens") == 8192
+    assert value(samples, "rewarm_checkpoint_step") == 8
+    assert value(samples, "rewarm_checkpoint_duration_seconds") == 0.5
+    assert value(samples, "rewarm_attempt") == 2
     assert 90 <= value(samples, "rewarm_checkpoint_age_seconds") < 150
     assert value(samples, "rewarm_activity_seconds", activity="train") == 12.5
 

@@ -79,9 +79,14 @@ class Exporter:
             "forgetting", "Loss gained on a Retained set since the base, nats per token; above zero is worse.", "set"
         )
         self._committed = gauge("checkpoint_committed_timestamp_seconds", "Unix time of the newest commit.")
-        self._checkpoint_tokens = gauge("checkpoint_tokens", "Tokens in the newest committed checkpoint.")
+        self._checkpoint_step = gauge(
+            "checkpoint_step", "Number of the last update in the newest committed checkpoint."
+        )
+        self._checkpoint_duration = gauge("checkpoint_duration_seconds", "Time that the newest commit took.")
+        self._look_duration = gauge("eval_duration_seconds", "Time that the newest look took.")
         self._age = gauge("checkpoint_age_seconds", "Time since the newest commit, or since the process began.")
         self._duration = gauge("activity_seconds", "Time spent so far, by activity.", "activity")
+        self._attempt = gauge("attempt", "Number of the attempt that is training.")
         self._processes = gauge("processes", "Training processes of this attempt.")
         for unknown in (
             self._loss,
@@ -101,11 +106,15 @@ class Exporter:
     def port(self) -> int:
         return int(self._server.server_port)
 
-    def plan(self, *, tokens: int, steps: int, replay_ratio: float, processes: int = 1) -> None:
-        """What the run is going for, and with how many processes."""
+    def plan(self, *, tokens: int, steps: int, replay_ratio: float) -> None:
+        """What the run is going for."""
         self._target_tokens.set(tokens)
         self._target_steps.set(steps)
         self._ratio.set(replay_ratio)
+
+    def attempt(self, *, number: int, processes: int) -> None:
+        """Which attempt is training, and with how many processes."""
+        self._attempt.set(number)
         self._processes.set(processes)
 
     def step(
@@ -133,8 +142,12 @@ class Exporter:
         for source, value in losses.items():
             self._source_loss.labels(source).set(value)
 
-    def evaluation(self, losses: Mapping[str, tuple[str, float]], deltas: Mapping[str, float]) -> None:
+    def evaluation(
+        self, losses: Mapping[str, tuple[str, float]], deltas: Mapping[str, float], *, seconds: float | None = None
+    ) -> None:
         """A look: set -> (role, loss) and set -> delta, nats per token; Retained sets feed `rewarm_forgetting`."""
+        if seconds is not None:
+            self._look_duration.set(seconds)
         for name, (role, loss) in losses.items():
             self._eval_loss.labels(name, role).set(loss)
             if name in deltas:
@@ -142,10 +155,11 @@ class Exporter:
                 if role == RETAINED:
                     self._forgetting.labels(name).set(deltas[name])
 
-    def checkpoint(self, *, tokens: int, committed_at: float) -> None:
-        """A checkpoint with `tokens` was committed at `committed_at` (Unix seconds); its age grows by itself."""
+    def checkpoint(self, *, step: int, committed_at: float, seconds: float) -> None:
+        """The state after update `step` was committed at `committed_at` (Unix seconds); its age grows by itself."""
+        self._checkpoint_step.set(step)
+        self._checkpoint_duration.set(seconds)
         self._committed.set(committed_at)
-        self._checkpoint_tokens.set(tokens)
         self._count_age_from(committed_at)
 
     def seconds(self, by_activity: Mapping[str, float]) -> None:
