@@ -1,0 +1,92 @@
+"""How anything gets into the cache: written beside its place, flushed, then moved there in one step.
+
+A reader therefore finds a file or a folder either whole or not at all, whatever was killed when.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import DependencyError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or quota into DependencyError (75): clearing helps, editing the manifest does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DependencyError(
+                f"{path}: disk full while writing; free some space or choose another folder, then start again"
+            ) from error
+        raise
+
+
+def beside(target: Path) -> Path:
+    """A name of our own in the same folder, hidden, so that a rename never crosses file systems."""
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
+
+
+def flush(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Replaces `target` atomically and durably."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = beside(target)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        flush(target.parent)
+
+
+def write_json(target: Path, value: Any) -> None:
+    write_bytes(target, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+
+
+def publish_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Makes `target` by letting `fill` write into a private folder that is then moved there.
+
+    A folder that exists already is whole by construction and is left alone; whoever loses a race adopts the winner's.
+    """
+    if target.is_dir():
+        return target
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = beside(target)
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            for path in sorted(temporary.rglob("*")):
+                flush(path)
+            flush(temporary)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        flush(target.parent)
+    return target

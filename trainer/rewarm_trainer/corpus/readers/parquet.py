@@ -1,0 +1,52 @@
+"""Parquet: one row is one document, read in batches, only the columns that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rewarm_trainer.corpus.readers.base import Advance, Broken, BrokenFile, Document, Fields
+
+BATCH_ROWS = 256
+
+
+def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Broken]:
+    """Documents of a file in the order of its rows; `Broken.line` is the row, counted from 1."""
+    import pyarrow
+    import pyarrow.parquet
+
+    size, done, row = path.stat().st_size, 0, 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if missing := [name for name in fields.asked() if name not in names]:
+                raise BrokenFile(f"no column {missing[0]!r}; the file has {', '.join(map(repr, names))}")
+            total = max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(BATCH_ROWS, columns=fields.asked(), use_threads=False):
+                for record in records(batch):
+                    row += 1
+                    yield Broken(row, str(record)) if isinstance(record, Exception) else fields.document(record, row)
+                advance(size * row // total - done)
+                done = size * row // total
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BrokenFile(f"row {row + 1}: cannot be read as Parquet ({first_line(error)})") from error
+    advance(size - done)
+
+
+def records(batch: Any) -> Iterator[dict[str, Any] | Exception]:
+    """Rows of a batch; where one value cannot be decoded, its row alone is given as the exception."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            yield {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        except UnicodeDecodeError as error:
+            yield ValueError(f"not UTF-8 at byte {error.start} of the value")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
