@@ -1,0 +1,84 @@
+"""The quickstart's table over several seeds: base and arms anew for each, intervals over seeds and documents.
+
+    python benchmarks/quickstart/seeds.py [--seeds 1 2 3] [--workdir quickstart/seeds]
+
+Writes the table into docs/quickstart.md. About 7 minutes a seed on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import arms
+from effects import Estimate, mean_delta, removed_fraction
+
+PAGE = arms.ROOT / "docs" / "quickstart.md"
+BEGIN, END = "<!-- seeds.py writes from here -->", "<!-- to here -->"
+
+
+def rows(folders: Sequence[Path]) -> list[tuple[str, Estimate, Estimate]]:
+    """(arm, gain on the new domain, forgetting on the old) over all seeds."""
+    return [
+        (
+            arm.title,
+            mean_delta([arms.per_document(folder / arm.name, arms.NEW) for folder in folders]).negative,
+            mean_delta([arms.per_document(folder / arm.name, arms.OLD) for folder in folders]),
+        )
+        for arm in arms.ARMS
+    ]
+
+
+def removed(folders: Sequence[Path]) -> Estimate:
+    without, replay = (
+        [arms.per_document(folder / arm.name, arms.OLD) for folder in folders] for arm in (arms.WITHOUT, arms.REPLAY)
+    )
+    return removed_fraction(without, replay)
+
+
+def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
+    lines = [
+        f"| continued on | gain on {arms.NEW} (new) | forgetting on {arms.OLD} (old) |",
+        "|---|---|---|",
+        *(f"| {title} | {arms.words(gain)} | {arms.words(forgetting)} |" for title, gain, forgetting in rows(folders)),
+        "",
+        f"Replay removed **{arms.percent(removed(folders))}** of the forgetting. Each seed by itself: "
+        + ", ".join(f"{seed}: {arms.percent(removed([folder]))}" for seed, folder in zip(seeds, folders, strict=True))
+        + ".",
+        "",
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), each with a base of its own; nats per token; 95 % intervals "
+        "by a bootstrap over seeds and documents. "
+        f"Python {platform.python_version()}, {platform.machine()}.",
+    ]
+    return "\n".join(lines)
+
+
+def write_page(text: str) -> None:
+    """Replace what stands between the two marks of docs/quickstart.md."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--workdir", type=Path, default=Path("quickstart/seeds"))
+    given = parser.parse_args()
+    arms.prepare(given.workdir)
+    folders = [given.workdir / f"seed-{seed}" for seed in given.seeds]
+    for seed, folder in zip(given.seeds, folders, strict=True):
+        for arm in (arms.BASE, *arms.ARMS):
+            arms.run(arm, folder, given.workdir / "corpora", (f"spec.training.seed={seed}",))
+    text = markdown(given.seeds, folders)
+    write_page(text)
+    print(text)
+    print(f"\nwritten into {PAGE}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
