@@ -155,14 +155,15 @@ class _Construction:
 
 
 def _scalar(node: ScalarNode) -> Any:
-    text: str = node.value
+    text = node.value
     kind = node.tag.removeprefix(_TAG)
     line = _line(node.start_mark)
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        # JSON spells characters beyond 16 bits as two escapes; the parser leaves them apart.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
         raise _unreadable(line, "half a surrogate pair", "write the character itself") from None
-    if kind == "str" or (kind == "" and node.tag == "!"):
+    if kind == "str":
         return text
     pattern = next((pattern for name, pattern, _ in _CORE if name == kind), None)
     if pattern is None or not pattern.fullmatch(text):
@@ -180,7 +181,7 @@ def _scalar(node: ScalarNode) -> Any:
 
 
 def _expect_tag(node: Node, kind: str) -> None:
-    if node.tag not in (_TAG + kind, "!"):
+    if node.tag != _TAG + kind:
         raise _unreadable(_line(node.start_mark), f"the tag {node.tag}", "remove the tag", "plain YAML 1.2 values")
 
 

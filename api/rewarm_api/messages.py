@@ -11,7 +11,7 @@ from rewarm_api.errors import Problem
 
 NOTHING = "nothing"
 _LONGEST = 80
-_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9].*|true|false|null|~|\s.*|.*\s|", re.IGNORECASE | re.DOTALL)
+_LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~|\s.*|.*\s|", re.IGNORECASE | re.DOTALL)
 
 LATER = frozenset(
     {
@@ -39,6 +39,8 @@ def found_text(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False) if _LOOKS_LIKE_ANOTHER_TYPE.fullmatch(value) else value
+    elif isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        text = str(int(value))
     else:
         text = json.dumps(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -23,9 +23,9 @@ _FOLDER = re.compile(r"(s3://[^/\s*?\[\]]+|claim://[a-z0-9][-a-z0-9.]*)(/.*)?")
 def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
     """Problems of every address in the spec. Broken fields (None) are passed over."""
     for path, source in named_sources(spec):
-        if source.uri is not None:
-            yield from _text_problems(f"{path}.uri", source.uri, local)
-        if source.uri is not None and "format" not in source.model_fields_set and _needs_format(source.uri):
+        problems = [] if source.uri is None else list(_text_problems(f"{path}.uri", source.uri, local))
+        yield from problems
+        if not problems and "format" not in source.model_fields_set and _needs_format(source.uri):
             yield Problem(
                 f"{path}.format", NOTHING, f"a format, since {source.uri} has no known suffix",
                 "add format: Parquet, JsonLines, Text or Tokens",
@@ -34,8 +34,9 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
     for index, item in enumerate((spec.evaluation and spec.evaluation.sets) or []):
         if item is not None and item.uri is not None:
             path = f"spec.evaluation.sets[{index}].uri"
-            yield from _text_problems(path, item.uri, local)
-            if _needs_format(item.uri):
+            problems = list(_text_problems(path, item.uri, local))
+            yield from problems
+            if not problems and (_needs_format(item.uri) or format_of(item.uri) is Format.TOKENS):
                 expected = "a file ending in .parquet, .jsonl or .txt (also .gz, .zst), or hf://"
                 yield Problem(path, item.uri, expected, "name files with such a suffix")
     yield from _base_problems(spec.base_model, local)
@@ -46,8 +47,8 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
             yield from _folder_problems(f"spec.{field}.uri", part.uri, local)
 
 
-def _needs_format(uri: str) -> bool:
-    return scheme_of(uri) != "hf" and format_of(uri) is None
+def _needs_format(uri: str | None) -> bool:
+    return uri is not None and scheme_of(uri) != "hf" and format_of(uri) is None
 
 
 def _text_problems(path: str, uri: str, local: bool | None) -> Iterator[Problem]:

@@ -75,7 +75,7 @@ class Reader:
 
     def leaf(self, shape: Shape, value: Any, path: str) -> Any:
         try:
-            return shape.adapter.validate_python(without_nulls(value))
+            return shape.adapter.validate_python(value)
         except ValidationError as error:
             self.problems.append(_leaf_problem(shape, value, path, error))
             return None
