@@ -1,4 +1,4 @@
-"""The report of a run: its facts in the JSON of `cli.md`, version 1, and the same in words.
+"""The report of a run: its facts in the JSON of `cli.md`, version 1. For the same in words see findings.py.
 
 Pure: everything it needs is passed in. Decides names and signs, never a number: those come from the run's state.
 All losses are nats per token; a delta is final minus baseline (below zero is better).
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rewarm_api.errors import DataError, MissingInputError
+from rewarm_trainer.findings import Sentence, verdict_sentences
 from rewarm_trainer.runlog import Attempt, Log, attempts_from_log, read_log
 from rewarm_trainer.workdir import finite
 
@@ -23,6 +24,7 @@ __all__ = [
     "Log",
     "Look",
     "Loss",
+    "Sentence",
     "SetFacts",
     "attempts_from_log",
     "build_report",
@@ -255,8 +257,3 @@ def load_report(folder: Path) -> dict[str, Any]:
             f"{path}: found report version {found}, expected {VERSION}; read it with the rewarm that wrote it"
         )
     return value
-
-
-def verdict_sentences(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The verdict in words: one sentence per set, what was learned first."""
-    raise NotImplementedError

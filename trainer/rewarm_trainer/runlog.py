@@ -41,8 +41,8 @@ class Log:
 class Attempt:
     """One stretch of training by one set of processes.
 
-    first_step, last_step: numbers of the first and last update that the log knows; last_step = first_step - 1 when
-    it made none. tokens_recomputed: what it trained beyond the checkpoint from which the next attempt resumed.
+    first_step, last_step: numbers of the first and the newest update that the log knows; last_step = first_step - 1
+    when it made none. tokens_recomputed: what it trained beyond the checkpoint from which the next attempt resumed.
     """
 
     number: int
@@ -128,7 +128,7 @@ class _Open:
     def saw(self, step: int) -> None:
         if self.first_logged is None:
             self.first_logged = step
-        self.last_step = max(step, self.last_step or 0)
+        self.last_step = step
 
 
 def derive_attempts(lines: Iterable[Mapping[str, Any]], *, last_cause: str = "Unknown") -> list[Attempt]:
