@@ -1,7 +1,7 @@
 """Two real text corpora that every machine with CPython has, so that the quickstart downloads nothing.
 
-general.jsonl   English documentation prose: the language reference that `help()` reads, and the docstrings of the standard
-                library; examples, signatures and repeated paragraphs taken out.
+general.jsonl   English documentation prose: the language reference that `help()` reads, and the docstrings of the
+                standard library; examples, signatures and repeated paragraphs taken out.
 code.jsonl      the standard library's source without docstrings and comments: so the two share no text.
 
 One JSON object a line: `text`, and `origin` (topic or module), which keeps cuts of one origin on one side of the
@@ -24,6 +24,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 # Tests and demonstrations, other people's packages, and generated tables (the codecs).
@@ -138,9 +139,9 @@ def without_words(source: str) -> str:
             cuts.append((*token.start, *token.end, ""))
     for row, column, end_row, end_column, instead in sorted(cuts, reverse=True):
         head, tail = lines[row - 1][:column], lines[end_row - 1][end_column:]
-        if not instead and not head.strip():
+        if not instead and tail.lstrip().startswith(";"):
             # `"""text"""; x = 1` is legal: the rest of the line stays.
-            tail = tail.removeprefix(";").lstrip(" ")
+            tail = tail.lstrip().removeprefix(";").lstrip(" ")
         lines[row - 1 : end_row] = [head + instead + tail]
     kept = [line.rstrip() for line in "".join(lines).splitlines()]
     return "\n".join(line for line in kept if line) + "\n"
@@ -159,7 +160,7 @@ def definitions(source: str) -> Iterator[str]:
         decorators = getattr(node, "decorator_list", [])
         starts.append(min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1)
     edges = [0, *sorted(set(starts) - {0}), len(lines)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         yield "".join(lines[begin:end])
 
 

@@ -49,8 +49,8 @@ def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
         + ", ".join(f"{seed}: {arms.percent(removed([folder]))}" for seed, folder in zip(seeds, folders, strict=True))
         + ".",
         "",
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), each with a base of its own; nats per token; 95 % intervals "
-        "by a bootstrap over seeds and documents. "
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), each with a base of its own; nats per token; "
+        "95 % intervals by a bootstrap over seeds and documents. "
         f"Python {platform.python_version()}, {platform.machine()}.",
     ]
     return "\n".join(lines)

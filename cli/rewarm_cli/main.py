@@ -5,6 +5,7 @@ Decides nothing else. Each command's work is in the module of its name, imported
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -165,7 +166,10 @@ def main() -> None:
 
 def _outcome() -> int:
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SystemExit as finished:
         code = finished.code if isinstance(finished.code, int) else int(finished.code is not None)
         return USAGE if code == _PARSER_USAGE else code
@@ -177,7 +181,7 @@ def _outcome() -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough (`rewarm ... | head`): nothing more to say, not even at the interpreter's exit.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         import traceback

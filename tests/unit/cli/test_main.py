@@ -1,0 +1,111 @@
+"""The frame of the command line: help, usage errors, how errors become lines and codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rewarm_api.errors import DataError, DependencyError, DivergedError, MissingInputError, Preempted
+from rewarm_cli import version as version_command
+
+COMMANDS = ("validate", "plan", "run", "report", "checkpoints", "export", "compare", "version")
+
+
+def test_help_names_every_command_and_answers_in_half_a_second():
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        finished = subprocess.run([sys.executable, "-m", "rewarm_cli", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - started)
+        assert finished.returncode == 0
+        assert all(f"  {command} " in finished.stdout for command in COMMANDS)
+    assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['rewarm', '--help']\n"
+        "from rewarm_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'mlflow', 'yaml', 'matplotlib'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(rewarm, command):
+    result = rewarm(command, "--help")
+    assert result.code == 0
+    assert f"rewarm {command}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["trane"], "trane"),
+        (["plan"], "FILE"),
+        (["plan", "x.yaml", "--polt", "y.png"], "--polt"),
+        (["validate", "x.yaml", "-o", "xml"], "xml"),
+        (["run", "x.yaml", "--processes", "0"], "processes"),
+        (["export", "x"], "OUT"),
+    ],
+)
+def test_wrong_usage_is_64_on_standard_error(rewarm, arguments, word):
+    result = rewarm(*arguments)
+    assert result.code == 64
+    assert word in result.err
+    assert result.out == ""
+
+
+def test_no_command_shows_help_and_is_64(rewarm):
+    result = rewarm()
+    assert result.code == 64
+    assert "Commands:" in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("file a, line 3: broken"), 65),
+        (MissingInputError("file b"), 66),
+        (DependencyError("disk full"), 75),
+        (DivergedError("loss is not finite"), 76),
+        (Preempted("stopped after step 3"), 143),
+    ],
+)
+def test_named_errors_are_one_line_and_their_code(rewarm, monkeypatch, error, code):
+    def fail(output):
+        raise error
+
+    monkeypatch.setattr(version_command, "execute", fail)
+    result = rewarm("version")
+    assert (result.code, result.err) == (code, f"error: {error}\n")
+
+
+def test_a_fault_of_ours_is_70_with_a_traceback(rewarm, monkeypatch):
+    def fail(output):
+        raise ZeroDivisionError("one over nothing")
+
+    monkeypatch.setattr(version_command, "execute", fail)
+    result = rewarm("version")
+    assert result.code == 70
+    assert "Traceback" in result.err
+    assert result.err.splitlines()[-1].startswith("error: internal error: ZeroDivisionError: one over nothing")
+
+
+def test_a_reader_that_leaves_early_is_no_error(manifest):
+    positions = ",".join(str(position) for position in range(0, 10_000, 3))
+    command = f'"{sys.executable}" -m rewarm_cli plan "{manifest()}" -o json --at {positions} | head -n 1'
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (finished.stdout, finished.stderr) == ("{\n", "")
+
+
+def test_version_in_both_forms(rewarm):
+    as_json = rewarm("version", "-o", "json")
+    assert as_json.json["python"] == sys.version.split()[0]
+    assert f"rewarm {as_json.json['rewarm']}" in rewarm("version").out
