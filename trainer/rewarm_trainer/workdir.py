@@ -10,13 +10,15 @@ import fcntl
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rewarm_api.errors import DependencyError
+from rewarm_api.errors import DependencyError, ManifestError, Problem
+from rewarm_api.snapshot import Snapshot
 
 # Quotas and file size limits are the same event for a user as a full disk: nothing more can be written here.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -116,12 +118,35 @@ class WorkFolder:
         return descriptor
 
 
+def write_snapshot(work: WorkFolder, snapshot: Snapshot) -> None:
+    """`snapshot.json`, once, with the digest of its content."""
+    write_json(work.snapshot, {**snapshot.to_json(), "digest": snapshot.digest})
+
+
+def read_snapshot(work: WorkFolder) -> Snapshot:
+    """`snapshot.json`, whose digest must be that of its content."""
+    value = json.loads(work.snapshot.read_text())
+    digest = value.pop("digest", None)
+    snapshot = Snapshot.model_validate(value)
+    if digest != snapshot.digest:
+        raise ManifestError(
+            Problem(
+                "snapshot.json",
+                f"content of digest {snapshot.digest}",
+                f"{digest}, as when it was written",
+                "history is immutable: restore the file, or start over in a new work folder",
+            )
+        )
+    return snapshot
+
+
 class RunLog:
     """`log.jsonl`: append-only, one JSON object a line; a torn last line of a killed writer is closed first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._lock = threading.Lock()
         self._file = open(path, "ab")
         if self._file.tell():
             with open(path, "rb") as reader:
@@ -131,13 +156,13 @@ class RunLog:
 
     def write(self, record: dict[str, Any]) -> None:
         line = json.dumps(finite({**record, "time": round(time.time(), 3)}), allow_nan=False)
-        with disk_full_is_named(self._path):
+        with self._lock, disk_full_is_named(self._path):
             self._file.write(line.encode() + b"\n")
             self._file.flush()
 
     def sync(self) -> None:
         """Before a commit: what the checkpoint knows, the log knows."""
-        with disk_full_is_named(self._path):
+        with self._lock, disk_full_is_named(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -1,0 +1,215 @@
+"""Where the weights come from: each form of `spec.baseModel` brought to one local folder, and pinned.
+
+A name, branch, alias or `Latest` is resolved once; the pin says what it stood for. Safetensors only: weights in pickle
+files (`.bin`) could run code when loaded and are refused. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
+from rewarm_api.snapshot import SegmentKind, Snapshot, digest_of
+from rewarm_trainer.checkpoint import Checkpoint, open_checkpoints
+from rewarm_trainer.state import best_step
+from rewarm_trainer.workdir import WorkFolder, read_snapshot
+
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: `folder` holds config, safetensors and tokenizer (None: from scratch); `pin` says what it is."""
+
+    folder: Path | None
+    pin: dict[str, Any]
+
+    @property
+    def has_optimizer(self) -> bool:
+        return self.pin["kind"] == "run"
+
+
+def locate(snapshot: Snapshot, root: Path, cache: Path, pinned: Mapping[str, Any] | None) -> Base:
+    """The base of `snapshot`. `pinned` is what an earlier preparation found: the same bytes are expected again (65)."""
+    kind = snapshot.base_model.kind
+    options = dict(snapshot.base_model.options)
+    if pinned and kind in ("huggingFace", "mlflow", "run"):
+        options = {**options, **pinned.get("resolved", {})}
+    base = _KINDS[kind](options, root, cache, snapshot)
+    if pinned and pinned.get("digest") != base.pin.get("digest"):
+        raise DataError(
+            f"spec.baseModel: the weights in {base.folder} have digest {base.pin.get('digest')}, this run was started "
+            f"from {pinned.get('digest')}; restore them, or start over in a new work folder"
+        )
+    return base
+
+
+def _scratch(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    return Base(None, {"kind": "scratch", "digest": digest_of([dict(options), snapshot.training.seed])})
+
+
+def _file(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    folder = root / str(options["path"])
+    return Base(folder, {"kind": "file", "path": str(options["path"]), "digest": folder_digest(folder)})
+
+
+def _hugging_face(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    repository, revision = str(options["repo"]), options.get("revision")
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
+    except RepositoryNotFoundError as error:
+        raise MissingInputError(f"spec.baseModel.huggingFace: no repository {repository} at {revision}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DependencyError(
+            f"spec.baseModel.huggingFace: {repository} at {revision} cannot be fetched "
+            f"({str(error).strip().splitlines()[0]}); check the network, HF_TOKEN and the revision, then start again"
+        ) from error
+    pin = {"kind": "huggingFace", "resolved": {"repo": repository, "revision": folder.name}}
+    return Base(folder, {**pin, "digest": folder_digest(folder)})
+
+
+def _s3(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    from rewarm_trainer.storage import open_storage
+
+    uri = str(options["uri"])
+    store = open_storage(uri, root=root)
+    entries = [entry for entry in store.list("") if "/" not in entry.key]
+    if not entries:
+        raise MissingInputError(f"spec.baseModel.s3.uri: nothing under {uri}; expected a Hugging Face folder")
+    key = hashlib.sha256(json.dumps([uri, sorted((e.key, e.size) for e in entries)]).encode()).hexdigest()[:24]
+    folder = cache / "models" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in entries:
+        target = folder / entry.key
+        if not target.exists() or target.stat().st_size != entry.size:
+            store.get_file(entry.key, target)
+    return Base(folder, {"kind": "s3", "uri": uri, "digest": folder_digest(folder)})
+
+
+def _mlflow(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    from rewarm_trainer.tracking import model_source
+
+    if snapshot.tracking.uri is None:
+        raise ManifestError(
+            Problem("spec.tracking.uri", "nothing", "the MLflow server that holds the base model", "set tracking.uri")
+        )
+    version, source = model_source(
+        snapshot.tracking.uri, str(options["model"]), options.get("alias"), options.get("version")
+    )
+    if source.startswith("s3://"):
+        folder = _s3({"uri": source}, root, cache, snapshot).folder
+    else:
+        folder = Path(source.removeprefix("file://"))
+    assert folder is not None
+    pin = {"kind": "mlflow", "resolved": {"model": options["model"], "version": version, "alias": None}}
+    return Base(folder, {**pin, "source": source, "digest": folder_digest(folder)})
+
+
+def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    path = options.get("path")
+    if not path:
+        raise ManifestError(
+            Problem(
+                "spec.baseModel.run", "no path", "path: the earlier run's work folder", "a local run needs its path"
+            )
+        )
+    work = WorkFolder(root / str(path))
+    checkpoint = _choose(work, options.get("checkpoint", "Final"))
+    earlier = read_snapshot(work)
+    state = checkpoint.state()
+    pin = {
+        "kind": "run",
+        "resolved": {"path": str(path), "checkpoint": checkpoint.step},
+        "name": earlier.name,
+        "uid": earlier.uid,
+        "step": checkpoint.step,
+        "tokens": state["tokens"],
+        "in_constant_segment": _in_constant_segment(work, earlier, state["tokens"]),
+        "digest": "sha256:" + checkpoint.sha256,
+    }
+    return Base(checkpoint.folder, pin)
+
+
+def _choose(work: WorkFolder, which: str | int) -> Checkpoint:
+    """Final | Latest | Best | a step number, verified byte for byte."""
+    checkpoints = open_checkpoints(work.root)
+    committed = checkpoints.committed()
+    if not committed:
+        raise MissingInputError(f"{work.root}: no committed checkpoint; let that run finish, or give another path")
+    if str(which).isdigit():
+        if int(which) not in committed:
+            raise MissingInputError(f"{work.root}: no checkpoint of step {which}; there are {committed}")
+        return checkpoints.verify(int(which))
+    newest = checkpoints.verify(committed[-1])
+    if which == "Best":
+        best = best_step(newest.state(), committed)
+        return newest if best is None else checkpoints.verify(best)
+    if which == "Final" and not work.report.exists():
+        raise MissingInputError(
+            f"{work.root}: that run has not finished (no report.json); wait for it, or ask for checkpoint: Latest"
+        )
+    return newest
+
+
+def _in_constant_segment(work: WorkFolder, earlier: Snapshot, tokens: int) -> bool:
+    """Whether the run stands in the constant segment of an Infinite schedule: the place to continue from."""
+    if earlier.schedule.kind != "Infinite":
+        return False
+    plan = earlier.plan.to_json() if earlier.plan else json.loads(work.pins.read_text())["plan"]
+    return any(
+        segment["kind"] == SegmentKind.CONSTANT and segment["start"] < tokens <= segment["end"]
+        for segment in plan["segments"]
+    )
+
+
+def _cluster_only(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    raise ManifestError(
+        Problem(
+            "spec.baseModel",
+            "volume",
+            "a base that a local run can reach",
+            "use file: {path: ...} with the mounted folder",
+        )
+    )
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any], Path, Path, Snapshot], Base]] = {
+    "scratch": _scratch,
+    "file": _file,
+    "huggingFace": _hugging_face,
+    "s3": _s3,
+    "mlflow": _mlflow,
+    "run": _run,
+    "volume": _cluster_only,
+}
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of a model folder: config and safetensors, by name and sha256. Refuses what cannot be a base model."""
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such base model; expected a Hugging Face folder with model.safetensors")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+        if pickled:
+            raise DataError(
+                f"{folder}: weights are in {pickled[0]}, expected safetensors: pickle files can run code when loaded; "
+                "convert them with transformers' save_pretrained and point the manifest at the result"
+            )
+        raise MissingInputError(f"{folder}: no *.safetensors there; expected a Hugging Face folder with weights")
+    if not (folder / "config.json").is_file():
+        raise MissingInputError(f"{folder}: no config.json beside the weights; expected a whole Hugging Face folder")
+    files = [folder / "config.json", *weights]
+    lines = []
+    for path in files:
+        with open(path, "rb") as file:
+            lines.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    return digest_of(lines)

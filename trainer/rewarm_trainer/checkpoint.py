@@ -1,0 +1,307 @@
+"""When a checkpoint is believed, and how one comes to exist.
+
+Files first, then `manifest.json` with the size and sha256 of each, then the marker `COMMITTED` last; deleting goes the
+other way round. A checkpoint without marker, or with one wrong byte, does not exist: the previous good one is taken.
+One writer: each start claims the next fence epoch, and only the newest epoch may commit or prune.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import DataError, DependencyError, MissingInputError
+from rewarm_trainer.storage import LocalStorage, Storage, open_storage
+from rewarm_trainer.workdir import WorkFolder, disk_full_is_named, read_snapshot
+
+MANIFEST = "manifest.json"
+MARKER = "COMMITTED"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})$")
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its files lie in the local `folder`; `sha256` is that of its manifest."""
+
+    step: int
+    folder: Path
+    sha256: str
+    uri: str
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.folder / STATE).read_text())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing knows of one checkpoint; `reason` says why it is not believed."""
+
+    step: int
+    tokens: int | None
+    size: int
+    committed: bool
+    verified: bool | None
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "size": self.size,
+            "committed": self.committed,
+            "verified": self.verified,
+            "reason": self.reason,
+        }
+
+
+class Checkpoints:
+    """All checkpoints of one run, in a folder or a bucket. `scratch` is a local folder for files on their way."""
+
+    def __init__(self, store: Storage, scratch: Path) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._epoch = 0
+
+    @staticmethod
+    def of(work: WorkFolder, uri: str | None, root: Path) -> Checkpoints:
+        store: Storage = open_storage(uri, root=root) if uri else LocalStorage(work.checkpoints)
+        return Checkpoints(store, work.state / "staging")
+
+    def uri(self, step: int) -> str:
+        return self._store.uri(folder_name(step))
+
+    def steps(self) -> list[int]:
+        """Every step that has any file, ascending."""
+        matches = (_NAME.match(entry.key.split("/", 1)[0]) for entry in self._store.list("step-"))
+        return sorted({int(match.group(1)) for match in matches if match})
+
+    def committed(self) -> list[int]:
+        return [step for step in self.steps() if self._store.exists(f"{folder_name(step)}/{MARKER}")]
+
+    # --- the fence -------------------------------------------------------------------------------------------------
+
+    def claim(self, who: dict[str, Any]) -> int:
+        """Become the newest writer. Whoever held an older epoch can no longer commit or prune."""
+        while True:
+            epoch = self._newest_epoch() + 1
+            if self._store.put_if_absent(f"fence/{epoch:08d}", json.dumps(who).encode()):
+                self._epoch = epoch
+                return epoch
+
+    def _newest_epoch(self) -> int:
+        return max((int(entry.key.rsplit("/", 1)[1]) for entry in self._store.list("fence/")), default=0)
+
+    def _check_fence(self) -> None:
+        newest = self._newest_epoch()
+        if newest != self._epoch:
+            raise DependencyError(
+                f"{self._store.uri('')}: a newer writer (epoch {newest}) took over from this one (epoch {self._epoch}); "
+                "this one stops and commits nothing; let the newer one run, or give this run its own checkpoints.uri"
+            )
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def stage(self, step: int) -> Path:
+        """An empty local folder in which the files of a new checkpoint are to be written."""
+        folder = self._scratch / folder_name(step)
+        shutil.rmtree(folder, ignore_errors=True)
+        with disk_full_is_named(folder):
+            folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, step: int, tokens: int, folder: Path) -> Checkpoint:
+        """Publish the files of a staged folder: shards, manifest, marker, in this order."""
+        self._check_fence()
+        name = folder_name(step)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        try:
+            with disk_full_is_named(folder):
+                entries = {
+                    path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+                    for path in files
+                }
+                manifest = json.dumps({"version": 1, "step": step, "tokens": tokens, "files": entries}, indent=1)
+                self.delete(step)
+                for path in files:
+                    self._store.put_file(f"{name}/{path.relative_to(folder).as_posix()}", path)
+                self._store.put(f"{name}/{MANIFEST}", manifest.encode())
+                self._check_fence()
+                digest = hashlib.sha256(manifest.encode()).hexdigest()
+                marker = json.dumps({"manifest": digest, "epoch": self._epoch}).encode()
+                if not self._store.put_if_absent(f"{name}/{MARKER}", marker):
+                    raise DependencyError(f"{self.uri(step)}: another writer committed this checkpoint; stopping")
+        except DependencyError:
+            self._discard(step)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Checkpoint(step, self._local(step), digest, self.uri(step))
+
+    def _discard(self, step: int) -> None:
+        """Best effort after a failed commit: give the space of the half-written files back."""
+        try:
+            if not self._store.exists(f"{folder_name(step)}/{MARKER}"):
+                self._store.delete_prefix(f"{folder_name(step)}/")
+        except (OSError, DependencyError):
+            return
+
+    def delete(self, step: int) -> None:
+        """Marker first: a half-deleted checkpoint must not be believed."""
+        self._store.delete(f"{folder_name(step)}/{MARKER}")
+        self._store.delete_prefix(f"{folder_name(step)}/")
+
+    def prune(self, keep: int, best: int | None) -> list[int]:
+        """Keep the newest `keep` and the best; returns the steps that went. Only after a newer commit is durable."""
+        self._check_fence()
+        committed = self.committed()
+        gone = [step for step in committed[:-keep] if step != best]
+        for step in gone:
+            self.delete(step)
+        return gone
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _local(self, step: int) -> Path:
+        if isinstance(self._store, LocalStorage):
+            return self._store.root / folder_name(step)
+        return self._scratch.parent / "fetched" / folder_name(step)
+
+    def verify(self, step: int) -> Checkpoint:
+        """The checkpoint of `step`, every byte checked; DataError says what is wrong with it."""
+        name, where = folder_name(step), self.uri(step)
+        if not self._store.exists(f"{name}/{MARKER}"):
+            raise DataError(f"{where}: not committed (no {MARKER} marker)")
+        try:
+            text = self._store.get(f"{name}/{MANIFEST}")
+            marker = json.loads(self._store.get(f"{name}/{MARKER}"))
+            digest = hashlib.sha256(text).hexdigest()
+            if marker["manifest"] != digest:
+                raise DataError(f"{where}/{MANIFEST}: sha256 {digest[:12]}, the marker says {marker['manifest'][:12]}")
+            entries = json.loads(text)["files"]
+        except (ValueError, KeyError, TypeError, MissingInputError) as error:
+            raise DataError(f"{where}: manifest or marker cannot be read ({error})") from error
+        folder = self._local(step)
+        for file, expected in entries.items():
+            self._verify_file(f"{name}/{file}", folder / file, expected)
+        return Checkpoint(step, folder, digest, where)
+
+    def _verify_file(self, key: str, path: Path, expected: dict[str, Any]) -> None:
+        if not isinstance(self._store, LocalStorage):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._store.get_file(key, path)
+            except MissingInputError as error:
+                raise DataError(f"{self._store.uri(key)}: missing") from error
+        if not path.is_file():
+            raise DataError(f"{path}: missing")
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise DataError(f"{path}: {size} bytes, the manifest says {expected['size']}")
+        digest = sha256_of(path)
+        if digest != expected["sha256"]:
+            raise DataError(f"{path}: sha256 {digest[:12]}, the manifest says {expected['sha256'][:12]}")
+
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint whose every byte is right; says loudly which ones were passed over.
+
+        None when nothing was ever committed. DataError (65) when there are commits but none is good: a run never
+        starts again silently from the base.
+        """
+        committed = self.committed()
+        for step in reversed(committed):
+            try:
+                return self.verify(step)
+            except DataError as error:
+                warn(f"checkpoint {folder_name(step)} is not used: {error}; falling back to the one before")
+        if committed:
+            raise DataError(
+                f"{self._store.uri('')}: none of the {len(committed)} committed checkpoints is whole; "
+                "restore one from a backup, or start over in a new work folder"
+            )
+        return None
+
+    def audit(self, verify: bool) -> list[Entry]:
+        """Every checkpoint as it stands; with `verify` every byte is read."""
+        return [self._entry(step, verify) for step in self.steps()]
+
+    def _entry(self, step: int, verify: bool) -> Entry:
+        name = folder_name(step)
+        size = sum(entry.size for entry in self._store.list(f"{name}/"))
+        committed = self._store.exists(f"{name}/{MARKER}")
+        tokens, verified, reason = None, None, "" if committed else f"no {MARKER} marker"
+        try:
+            tokens = int(json.loads(self._store.get(f"{name}/{MANIFEST}"))["tokens"])
+        except (ValueError, KeyError, TypeError, MissingInputError) as error:
+            reason = reason or f"{MANIFEST} cannot be read ({error})"
+        if verify and committed:
+            try:
+                self.verify(step)
+                verified = True
+            except DataError as error:
+                verified, reason = False, str(error)
+        return Entry(step, tokens, size, committed, verified, reason)
+
+
+def write_json_file(path: Path, value: Any) -> None:
+    """A file inside a staged folder: synced, so that the marker can never reach the disk before it."""
+    write_bytes_file(path, json.dumps(value, indent=1).encode())
+
+
+def write_bytes_file(path: Path, data: bytes) -> None:
+    with disk_full_is_named(path), open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_files(sources: Iterable[Path], folder: Path) -> None:
+    """Copy small files (tokenizer, configuration) into a staged folder."""
+    for path in sources:
+        write_bytes_file(folder / path.name, path.read_bytes())
+
+
+def audit(workdir: Path, verify: bool) -> list[dict[str, Any]]:
+    """Every checkpoint of a work folder (or of a bare folder of checkpoints) as JSON, for `rewarm checkpoints`."""
+    return [entry.to_json() for entry in open_checkpoints(workdir).audit(verify)]
+
+
+def open_checkpoints(workdir: Path) -> Checkpoints:
+    """The checkpoints of a run's work folder, wherever its snapshot keeps them."""
+    work = WorkFolder(workdir)
+    if work.snapshot.exists():
+        snapshot = read_snapshot(work)
+        return Checkpoints.of(work, snapshot.checkpoints.uri, manifest_root(work))
+    if not work.root.is_dir():
+        raise MissingInputError(f"{workdir}: no such folder; give the work folder of a run")
+    if work.checkpoints.is_dir() or any(_NAME.match(path.name) for path in work.root.iterdir()):
+        root = work.checkpoints if work.checkpoints.is_dir() else work.root
+        return Checkpoints(LocalStorage(root), root.parent / ".rewarm-staging")
+    raise MissingInputError(
+        f"{workdir}: not a work folder of a run (no snapshot.json); give the folder of `rewarm run`"
+    )
+
+
+def manifest_root(work: WorkFolder) -> Path:
+    """The folder that relative paths of the manifest are relative to, remembered when the run was made."""
+    if work.manifest.exists():
+        return Path(json.loads(work.manifest.read_text())["root"])
+    return work.root

@@ -1,0 +1,167 @@
+"""Scoring held-out documents, each alone, in nats (design: trainer.md, "Evaluation").
+
+[BOS] + tokens + EOS, non-overlapping windows of S labels, remainder included, the first token scored only after a BOS;
+no packing across documents. The same documents, order and compute type before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rewarm_trainer.model import IGNORED, autocast, without_compilation
+
+CODE_VERSION = 1  # part of the baseline's cache key: raise it when a score could change
+
+
+class Documents(Protocol):
+    """What an evaluation set offers: token ids without BOS and EOS, UTF-8 bytes and a hash, per document."""
+
+    @property
+    def ids(self) -> Sequence[NDArray[Any]]: ...
+    @property
+    def bytes(self) -> Sequence[int]: ...
+    @property
+    def hashes(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per document: summed nats, scored labels, UTF-8 bytes and hash. Sets keep the order of their documents."""
+
+    hashes: tuple[str, ...]
+    nats: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+
+    @property
+    def loss(self) -> float:
+        """Nats per label over the whole set."""
+        return float(self.nats.sum() / self.labels.sum()) if len(self.labels) else float("nan")
+
+    @property
+    def bits_per_byte(self) -> float:
+        return float(self.nats.sum() / (np.log(2.0) * self.bytes.sum())) if len(self.bytes) else float("nan")
+
+    def first(self, documents: int) -> Scores:
+        return Scores(self.hashes[:documents], self.nats[:documents], self.labels[:documents], self.bytes[:documents])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "hashes": list(self.hashes),
+            "nats": self.nats.tolist(),
+            "labels": self.labels.tolist(),
+            "bytes": self.bytes.tolist(),
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Scores:
+        return Scores(
+            tuple(value["hashes"]),
+            np.array(value["nats"], dtype=np.float64),
+            np.array(value["labels"], dtype=np.int64),
+            np.array(value["bytes"], dtype=np.int64),
+        )
+
+
+def within(documents: Documents, bos: int | None, tokens: int) -> int:
+    """How many first documents hold up to `tokens` labels; at least one."""
+    total = 0
+    for number, ids in enumerate(documents.ids):
+        total += len(ids) + (1 if bos is not None else 0)
+        if total > tokens and number:
+            return number
+    return len(documents.ids)
+
+
+@dataclass(frozen=True)
+class Window:
+    document: int
+    inputs: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+def windows(documents: Sequence[NDArray[Any]], *, bos: int | None, eos: int, length: int) -> list[Window]:
+    """Cut each document into windows of at most `length` labels."""
+    result = []
+    for number, ids in enumerate(documents):
+        start = [] if bos is None else [bos]
+        whole = np.concatenate([np.array(start, dtype=np.int64), np.asarray(ids, dtype=np.int64), [eos]])
+        for begin in range(0, len(whole) - 1, length):
+            end = min(begin + length, len(whole) - 1)
+            result.append(Window(number, whole[begin:end], whole[begin + 1 : end + 1]))
+    return result
+
+
+def _batches(cut: list[Window], rows: int) -> list[list[Window]]:
+    """Windows of similar length together, so that little is padding. The order is a function of the set alone."""
+    ordered = sorted(cut, key=lambda window: -len(window.labels))
+    return [ordered[begin : begin + rows] for begin in range(0, len(ordered), rows)]
+
+
+def score(
+    losses: nn.Module,
+    documents: Documents,
+    *,
+    bos: int | None,
+    eos: int,
+    length: int,
+    rows: int,
+    precision: str,
+    count: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score the first `count` documents (all by default). Batches are dealt over ranks; sums meet by all-reduce.
+
+    `losses` is a TokenLosses; `rows` windows share a forward pass.
+    """
+    chosen = documents.ids[: len(documents.ids) if count is None else count]
+    batches = _batches(windows(chosen, bos=bos, eos=eos, length=length), rows)
+    device = next(losses.parameters()).device
+    nats = torch.zeros(len(chosen), dtype=torch.float64)
+    labels = torch.zeros(len(chosen), dtype=torch.int64)
+    was_training = losses.training
+    losses.eval()
+    with torch.no_grad(), without_compilation(), autocast(device, precision):
+        for number, batch in enumerate(batches):
+            if number % world == rank:
+                _score_batch(losses, batch, device, nats, labels)
+            if progress:
+                progress(number + 1, len(batches))
+    losses.train(was_training)
+    if world > 1:
+        for total in (nats, labels):
+            moved = total.to(device)
+            torch.distributed.all_reduce(moved)
+            total.copy_(moved.cpu())
+    return Scores(
+        tuple(documents.hashes[: len(chosen)]),
+        nats.numpy(),
+        labels.numpy(),
+        np.array(documents.bytes[: len(chosen)], dtype=np.int64),
+    )
+
+
+def _score_batch(
+    losses: nn.Module, batch: list[Window], device: torch.device, nats: torch.Tensor, labels: torch.Tensor
+) -> None:
+    """Add one batch's sums to its documents. Padding stands at the right: under a causal mask nothing sees it."""
+    longest = len(batch[0].labels)
+    inputs = np.zeros((len(batch), longest), dtype=np.int64)
+    targets = np.full((len(batch), longest), IGNORED, dtype=np.int64)
+    for row, window in enumerate(batch):
+        inputs[row, : len(window.inputs)] = window.inputs
+        targets[row, : len(window.labels)] = window.labels
+    token_nats = losses(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), None)
+    row_nats = token_nats.double().sum(1).cpu()
+    owners = torch.tensor([window.document for window in batch])
+    nats.index_add_(0, owners, row_nats)
+    labels.index_add_(0, owners, torch.tensor([len(window.labels) for window in batch]))

@@ -1,0 +1,80 @@
+"""`replay.fromRun`: the rows that an earlier run really saw, as replay sources of this one, in a new order.
+
+Only positions that the earlier run's state says it trained on; rows that it passed over after a divergence are not
+among them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rewarm_api.errors import ManifestError, MissingInputError, Problem
+from rewarm_api.snapshot import Group, Pins, Snapshot
+from rewarm_trainer.checkpoint import open_checkpoints
+from rewarm_trainer.corpus.source import SubsetSource, open_source
+from rewarm_trainer.corpus.tokenise import folder_of
+from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.state import TrainState
+from rewarm_trainer.workdir import WorkFolder, read_snapshot
+
+
+def order_of(snapshot: Snapshot, pins: Pins, phases: list[Phase]) -> Order:
+    """The row order of a prepared run under a phase log."""
+    corpus = {source.name for source in snapshot.group(Group.CORPUS)}
+    return Order(
+        phases,
+        seed=snapshot.training.seed,
+        rows_per_step=pins.plan.rows_per_step,
+        sizes={name: pin.rows for name, pin in pins.sources.items()},
+        corpus={name: pin.weight for name, pin in pins.sources.items() if name in corpus},
+        replay={name: pin.weight for name, pin in pins.sources.items() if name not in corpus},
+    )
+
+
+def earlier_sources(snapshot: Snapshot, root: Path, cache: Path) -> dict[str, SubsetSource]:
+    """The replay sources of a run with `replay.fromRun`, by name; empty for any other run.
+
+    A name that the corpus of this run uses too gets the earlier run's name before it.
+    """
+    asked = snapshot.replay.from_run
+    if asked is None:
+        return {}
+    if not asked.path:
+        raise ManifestError(
+            Problem("spec.replay.fromRun", "no path", "the work folder of a finished run", "add path: FOLDER")
+        )
+    work = WorkFolder(root / asked.path)
+    if not work.pins.exists():
+        raise MissingInputError(f"{work.root}: not the work folder of a prepared run; correct spec.replay.fromRun.path")
+    earlier = read_snapshot(work)
+    pins = Pins.model_validate_json(work.pins.read_text())
+    taken = _seen(work, earlier, pins)
+    own = {source.name for source in snapshot.sources}
+    result = {}
+    for name, pin in pins.sources.items():
+        if not taken.get(name):
+            continue
+        folder = folder_of(pin.prepared, "sources", cache)
+        if not folder.is_dir():
+            raise MissingInputError(f"{folder}: the shards of {work.root} are gone; prepare that run again")
+        whole = open_source(folder, name, earlier.training.sequence_length)
+        chosen = f"{earlier.name}-{name}" if name in own else name
+        subset = SubsetSource(whole, taken=taken[name], seed=earlier.training.seed, size=pin.rows, source=name)
+        subset.name = chosen
+        result[chosen] = subset
+    return result
+
+
+def _seen(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> dict[str, int]:
+    """How many places of each source's order were trained on, up to the first rows that were passed over."""
+    checkpoints = open_checkpoints(work.root)
+    committed = checkpoints.committed()
+    if not committed:
+        raise MissingInputError(f"{work.root}: no committed checkpoint; let that run finish before replaying it")
+    state = TrainState(**json.loads((checkpoints.verify(committed[-1]).folder / "state.json").read_text()))
+    phases = state.phase_log()
+    for number, phase in enumerate(phases):
+        if phase.skipped:
+            return order_of(snapshot, pins, phases[:number]).cursors(phase.first_step) if number else {}
+    return state.cursors

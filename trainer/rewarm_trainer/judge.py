@@ -1,0 +1,94 @@
+"""What follows from a look: it is remembered, told, and held against `gates.onForgetting`.
+
+Every rank runs this on the same look and comes to the same decision; only rank 0 has listeners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from rewarm_api.snapshot import Gates, Plan, Role
+from rewarm_trainer import forgetting, gates
+from rewarm_trainer.looks import Looks, deltas_of
+from rewarm_trainer.order import Phase
+from rewarm_trainer.state import TrainState
+
+
+class RunJudge:
+    """Looks on the way and at the end, and what they change: a warning, a higher replay ratio, or the end of training.
+
+    `ceiling`: the highest replay ratio that the replay sources allow under `maxRepeats`.
+    """
+
+    def __init__(
+        self,
+        looks: Looks,
+        model: nn.Module,
+        *,
+        asked: Gates | None,
+        plan: Plan,
+        can_raise: bool,
+        ceiling: float,
+        listen: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._looks, self._model = looks, model
+        self._asked, self._plan, self._can_raise, self._ceiling = asked, plan, can_raise, ceiling
+        self._listen = listen
+
+    def look(self, state: TrainState, *, final: bool) -> None:
+        """Look at the model after `state.step` updates and act on it; the state remembers both."""
+        if not self._looks.sets:
+            return
+        self._take(state, final)
+        if not final:
+            self._act(state)
+
+    def _take(self, state: TrainState, final: bool) -> None:
+        if final:
+            look = self._looks.final(self._model, state.step, state.tokens)
+        else:
+            look = self._looks.look(state.step, state.tokens)
+        state.evaluations = [past for past in state.evaluations if past["step"] < state.step] + [look]
+        state.seconds["evaluate"] = state.seconds.get("evaluate", 0.0) + look["seconds"]
+        self._listen({"event": "evaluation", **look})
+
+    def _act(self, state: TrainState) -> None:
+        phases = state.phase_log()
+        acted = [decision["tokens"] for decision in state.decisions]
+        since = max([phases[-1].first_step * self._plan.tokens_per_step, *acted])
+        action = gates.watch(
+            self._asked,
+            self._plan,
+            history_of(state, Role.RETAINED),
+            ratio=phases[-1].ratio,
+            can_raise=self._can_raise,
+            since=since,
+            ceiling=self._ceiling,
+        )
+        if isinstance(action, gates.Nothing):
+            return
+        decision = {"what": type(action).__name__, "why": action.why, "step": state.step, "tokens": state.tokens}
+        if isinstance(action, gates.Warn):
+            decision["what"] = "ForgettingExceeded"
+        if isinstance(action, gates.RaiseReplay):
+            decision |= {"from": action.from_ratio, "to": action.to_ratio}
+            raised = Phase(state.step, action.to_ratio, "forgetting").to_json()
+            state.phases = [*state.phases, raised]
+        state.decisions = [*state.decisions, decision]
+        self._listen({"event": "decision", **decision})
+        if isinstance(action, gates.Stop):
+            state.stopped = action.why
+            self._take(state, final=True)
+
+
+def history_of(state: TrainState, role: Role | None = None) -> dict[str, list[forgetting.Look]]:
+    """The paired looks of each set so far, oldest first; those of one role, or all."""
+    histories: dict[str, list[forgetting.Look]] = {}
+    for look in state.evaluations:
+        for name, (found, delta) in deltas_of(look).items():
+            if role is None or found is role:
+                histories.setdefault(name, []).append(forgetting.Look(look["tokens"], delta))
+    return histories

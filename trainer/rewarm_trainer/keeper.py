@@ -1,0 +1,195 @@
+"""Saving and restoring a run: weights, optimizer and state, in one checkpoint that loads as a Hugging Face folder too.
+
+A commit copies the tensors and returns; files are written, hashed and committed on a thread of their own. Old ones are
+pruned only after the new one is durable.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewarm_api.errors import DataError
+from rewarm_trainer.checkpoint import (
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    Checkpoint,
+    Checkpoints,
+    copy_files,
+    write_bytes_file,
+    write_json_file,
+)
+from rewarm_trainer.state import TrainState, best_step
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The weights by name, each storage once: tied weights are saved under their first name."""
+    seen: set[tuple[int, torch.Size]] = set()
+    result = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in seen:
+            seen.add(key)
+            result[name] = tensor
+    return result
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Put saved weights back, in place; a name or a shape that does not fit is refused."""
+    own = weights_of(model)
+    if own.keys() != weights.keys():
+        differing = sorted(own.keys() ^ weights.keys())
+        raise DataError(f"{where}: {len(differing)} weights do not fit this model, the first is {differing[0]}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if tensor.shape != weights[name].shape:
+                raise DataError(
+                    f"{where}: {name} has shape {tuple(weights[name].shape)}, the model expects {tuple(tensor.shape)}"
+                )
+            tensor.copy_(weights[name])
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts as `<field>/<parameter name>`."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{field}/{names[parameter]}": value
+        for parameter, fields in optimizer.state.items()
+        for field, value in fields.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put moments and step counts back. Settings (learning rate, betas, decay) never come from a file."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        field, name = key.split("/", 1)
+        parameter = parameters.get(name)
+        if parameter is None or not parameter.requires_grad:
+            continue
+        optimizer.state[parameter][field] = value.to(parameter.device, copy=True)
+
+
+def reset_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Moments and step count 0 (ResetMoments): keeping the count would lose the bias correction."""
+    for fields in optimizer.state.values():
+        for value in fields.values():
+            value.zero_()
+
+
+class Keeper:
+    """Commits and restores for one run. Every rank holds one; only rank 0 writes."""
+
+    def __init__(
+        self,
+        *,
+        checkpoints: Checkpoints,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        load_base: Callable[[], TrainState],
+        companions: Callable[[], list[Path]],
+        config: Callable[[Path], None],
+        keep: int,
+        rank: int,
+        world: int,
+        listen: Callable[[dict[str, Any]], None],
+        before_commit: Callable[[], None],
+    ) -> None:
+        self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
+        self._load_base, self._companions, self._config = load_base, companions, config
+        self._keep, self._rank, self._world = keep, rank, world
+        self._listen, self._before_commit = listen, before_commit
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="rewarm-checkpoint")
+        self._writing: Future[Checkpoint] | None = None
+        self.last: Checkpoint | None = None
+        self.last_commit_time = time.monotonic()
+
+    def commit(self, state: TrainState, *, wait: bool) -> None:
+        """Save the run as it stands after `state.step` updates; with `wait` return only when it is durable."""
+        if self._rank == 0:
+            self.wait()
+            began = time.monotonic()
+            self._before_commit()
+            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights_of(self._model).items()}
+            moments = {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in optimizer_tensors(self._model, self._optimizer).items()
+            }
+            stalled = time.monotonic() - began
+            state.seconds["checkpoint"] = state.seconds.get("checkpoint", 0.0) + stalled
+            frozen = copy.deepcopy(state.to_json())
+            self._writing = self._writer.submit(self._write, frozen, weights, moments, stalled)
+            if wait:
+                self.wait()
+                state.seconds["checkpoint"] += time.monotonic() - began - stalled
+        self.last_commit_time = time.monotonic()
+        if wait and self._world > 1:
+            torch.distributed.barrier()
+
+    def wait(self) -> None:
+        """Until what was handed over is durable; its error, if it had one, is raised here."""
+        writing, self._writing = self._writing, None
+        if writing:
+            self.last = writing.result()
+
+    def _write(
+        self, state: dict[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor], stalled: float
+    ) -> Checkpoint:
+        from safetensors.torch import save
+
+        began = time.monotonic()
+        folder = self._checkpoints.stage(state["step"])
+        write_bytes_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+        write_bytes_file(folder / OPTIMIZER, save(moments))
+        write_json_file(folder / STATE, state)
+        self._config(folder)
+        copy_files(self._companions(), folder)
+        checkpoint = self._checkpoints.commit(state["step"], state["tokens"], folder)
+        pruned = self._checkpoints.prune(self._keep, best_step(state, self._checkpoints.committed()))
+        self._listen(
+            {
+                "event": "checkpoint committed",
+                "step": state["step"],
+                "tokens": state["tokens"],
+                "path": checkpoint.uri,
+                "seconds": round(time.monotonic() - began, 3),
+                "stalled_seconds": round(stalled, 3),
+                "pruned": pruned,
+            }
+        )
+        return checkpoint
+
+    def warn(self, message: str) -> None:
+        if self._rank == 0:
+            self._listen({"event": "warning", "message": message})
+
+    def restore(self) -> TrainState:
+        """Weights, optimizer and state of the newest good checkpoint, or the base when none was ever committed."""
+        self.wait()
+        if self._world > 1:
+            torch.distributed.barrier()
+        checkpoint = self._checkpoints.newest(self.warn)
+        if checkpoint is None:
+            return self._load_base()
+        self.load(checkpoint)
+        self.last = checkpoint
+        return TrainState.from_json(checkpoint.state())
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        from safetensors.torch import load_file
+
+        load_weights(self._model, load_file(checkpoint.folder / WEIGHTS), str(checkpoint.folder / WEIGHTS))
+        load_optimizer(self._model, self._optimizer, load_file(checkpoint.folder / OPTIMIZER))
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)

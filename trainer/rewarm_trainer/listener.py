@@ -1,0 +1,91 @@
+"""Who hears of what training does: the log first, then tracking, metrics and the display. Rank 0 only.
+
+Everything written here is also readable from `log.jsonl`; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rewarm_api.snapshot import Role
+from rewarm_trainer.exporter import Exporter
+from rewarm_trainer.progress import Progress
+from rewarm_trainer.tracking import Tracker
+from rewarm_trainer.workdir import RunLog
+
+
+class Listener:
+    """Spreads one record to all who want it. Called from the training thread and from the checkpoint thread."""
+
+    def __init__(
+        self, log: RunLog, progress: Progress, tracker: Tracker, exporter: Exporter | None, tokens_per_row: int
+    ) -> None:
+        self.log, self.progress, self.tracker, self.exporter = log, progress, tracker, exporter
+        self._tokens_per_row = tokens_per_row
+        self._warned: str | None = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self.log.write(record)
+        kind = record.get("event")
+        if kind is None:
+            self._step(record)
+        elif kind == "evaluation":
+            self._evaluation(record)
+        elif kind == "checkpoint committed":
+            if self.exporter:
+                self.exporter.checkpoint(step=record["step"], committed_at=time.time(), seconds=record["seconds"])
+            self.progress.event(f"checkpoint committed after step {record['step']:,} ({record['seconds']:.1f} s)")
+        elif kind == "warning":
+            self.progress.event(f"warning: {record['message']}")
+        elif kind == "decision":
+            self.progress.event(f"{record['what']}: {record['why']}")
+
+    def _step(self, record: Mapping[str, Any]) -> None:
+        metrics = {
+            "train/loss": record["loss"],
+            "train/learning_rate": record["learning_rate"],
+            "train/grad_norm": record["gradient_norm"],
+            "train/tokens_per_second": record["tokens_per_second"],
+            "train/replay_share": record["replay_share"],
+            **{f"train/loss/{name}": loss for name, loss in record["losses"].items()},
+        }
+        self.tracker.log(metrics, record["tokens"])
+        if self.exporter:
+            self.exporter.step(
+                step=record["step"],
+                tokens=record["tokens"],
+                loss=record["loss"],
+                learning_rate=record["learning_rate"],
+                gradient_norm=record["gradient_norm"],
+                replay_share=record["replay_share"],
+                tokens_per_second=record["tokens_per_second"],
+                losses=record["losses"],
+                tokens_by_source={name: rows * self._tokens_per_row for name, rows in record["rows"].items()},
+            )
+        self.progress.step(record)
+        if self.tracker.problem != self._warned:
+            self._warned = self.tracker.problem
+            if self._warned:
+                self.progress.event(f"tracking: {self._warned}; training goes on, nothing is lost")
+
+    def _evaluation(self, record: Mapping[str, Any]) -> None:
+        metrics: dict[str, float] = {}
+        for name, line in record["sets"].items():
+            metrics[f"eval/{name}/loss"] = line["loss"]
+            metrics[f"eval/{name}/bits_per_byte"] = line["bits_per_byte"]
+            if line["delta"]:
+                metrics[f"eval/{name}/delta"] = line["delta"]["mean"]
+        summary = {
+            "forgetting/max": record["forgetting"]["max"],
+            "forgetting/mean": record["forgetting"]["mean"],
+            "gain/mean": record["gain"]["mean"],
+        }
+        metrics.update({name: value for name, value in summary.items() if value is not None})
+        self.tracker.log(metrics, record["tokens"])
+        if self.exporter:
+            losses = {name: (str(Role(line["role"])), line["loss"]) for name, line in record["sets"].items()}
+            deltas = {name: line["delta"]["mean"] for name, line in record["sets"].items() if line["delta"]}
+            self.exporter.evaluation(losses, deltas, seconds=record["seconds"])
+        self.progress.evaluation(record)

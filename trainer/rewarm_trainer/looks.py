@@ -1,0 +1,215 @@
+"""Looks at a model: the untouched base first, then on the way, then the final one, always paired per document.
+
+A look scores the first documents of each set (`evaluation.lookTokens`), the baseline and the final one all of them.
+Decides nothing about promotion; it measures. Per-document results stay in the work folder for anyone to check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rewarm_api.errors import DataError
+from rewarm_api.snapshot import Role, digest_of
+from rewarm_trainer import evaluation, forgetting, statistics
+from rewarm_trainer.evaluation import Documents, Scores
+from rewarm_trainer.statistics import Delta
+from rewarm_trainer.workdir import write_json
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    name: str
+    role: Role
+    digest: str
+    documents: Documents
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How documents are scored in this run: the same way before, during and after."""
+
+    losses: nn.Module
+    bos: int | None
+    eos: int
+    length: int
+    rows: int
+    precision: str
+    rank: int
+    world: int
+
+    def score(self, documents: Documents, count: int | None, progress: Callable[[int, int], None] | None) -> Scores:
+        return evaluation.score(
+            self.losses,
+            documents,
+            bos=self.bos,
+            eos=self.eos,
+            length=self.length,
+            rows=self.rows,
+            precision=self.precision,
+            count=count,
+            rank=self.rank,
+            world=self.world,
+            progress=progress,
+        )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over the weights as they are in memory: names, shapes and FP32 bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}\0{tuple(parameter.shape)}\0".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return "sha256:" + digest.hexdigest()
+
+
+@contextmanager
+def rounded_to(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The weights as they will be exported; the FP32 masters come back untouched."""
+    if dtype is torch.float32:
+        yield
+        return
+    masters = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+    with torch.no_grad():
+        for parameter, _ in masters:
+            parameter.copy_(parameter.to(dtype))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, master in masters:
+                parameter.copy_(master)
+
+
+class Looks:
+    """All looks of one run. Every rank scores its share, rank 0 judges, and all ranks get the same line."""
+
+    def __init__(
+        self,
+        sets: Mapping[str, EvaluationSet],
+        scorer: Scorer,
+        *,
+        look_tokens: int,
+        export_type: torch.dtype,
+        state: Path,
+        report: Callable[[str, int, int], None],
+    ) -> None:
+        self.sets = dict(sets)
+        self.export_type = export_type
+        self._scorer = scorer
+        self._look_tokens = look_tokens
+        self._state = state
+        self._report = report
+        self._base: dict[str, Scores] = {}
+
+    def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
+        """Score the untouched base before the first update; found again by digest, here or in the user's cache."""
+        began = time.monotonic()
+        weights = weights_digest(self._scorer.losses)
+        for name, chosen in self.sets.items():
+            key = digest_of([weights, tokenizer, chosen.digest, self._scorer.length, self._scorer.precision])
+            version = f"v{evaluation.CODE_VERSION}-torch-{torch.__version__}"
+            cached = cache / "baselines" / version / f"{key.removeprefix('sha256:')}.json"
+            found = _read(cached)
+            self._base[name] = found if found else self._score(name, None)
+            if self._scorer.rank == 0:
+                if not found:
+                    write_json(cached, self._base[name].to_json())
+                write_json(self._state / "baseline" / f"{name}.json", self._base[name].to_json())
+        return self._line(0, 0, self._base, full=True, began=began)
+
+    def resume(self) -> None:
+        """Take the baseline from the work folder: after an update there is no untouched base to score."""
+        for name in self.sets:
+            path = self._state / "baseline" / f"{name}.json"
+            scores = _read(path)
+            if scores is None:
+                raise DataError(f"{path}: the baseline of this run is missing; start over in a new work folder")
+            self._base[name] = scores
+
+    def look(self, step: int, tokens: int) -> dict[str, Any]:
+        """The first documents of each set, paired with the same documents of the baseline."""
+        began = time.monotonic()
+        scores = {}
+        for name, chosen in self.sets.items():
+            count = evaluation.within(chosen.documents, self._scorer.bos, self._look_tokens)
+            scores[name] = self._score(name, count)
+        return self._line(step, tokens, scores, full=False, began=began)
+
+    def final(self, model: nn.Module, step: int, tokens: int) -> dict[str, Any]:
+        """The whole sets, on the weights as they will be exported."""
+        began = time.monotonic()
+        with rounded_to(model, self.export_type):
+            scores = {name: self._score(name, None) for name in self.sets}
+        if self._scorer.rank == 0:
+            for name, value in scores.items():
+                write_json(self._state / "final" / f"{name}.json", value.to_json())
+        return self._line(step, tokens, scores, full=True, began=began)
+
+    def _score(self, name: str, count: int | None) -> Scores:
+        def progress(done: int, total: int) -> None:
+            self._report(name, done, total)
+
+        return self._scorer.score(self.sets[name].documents, count, progress)
+
+    def _line(
+        self, step: int, tokens: int, scores: Mapping[str, Scores], *, full: bool, began: float
+    ) -> dict[str, Any]:
+        """The look as one JSON object, judged by rank 0 and handed to the others."""
+        line: list[Any] = [None]
+        if self._scorer.rank == 0:
+            sets = {name: self._set(name, value, step > 0) for name, value in scores.items()}
+            line[0] = {"step": step, "tokens": tokens, "full": full, "sets": sets, **summary_of(sets)}
+            line[0]["seconds"] = round(time.monotonic() - began, 3)
+        if self._scorer.world > 1:
+            torch.distributed.broadcast_object_list(line, src=0)
+        result: dict[str, Any] = line[0]
+        return result
+
+    def _set(self, name: str, scores: Scores, paired: bool) -> dict[str, Any]:
+        value = {
+            "role": str(self.sets[name].role),
+            "loss": scores.loss,
+            "bits_per_byte": scores.bits_per_byte,
+            "documents": len(scores.hashes),
+            "tokens": int(scores.labels.sum()),
+            "delta": None,
+        }
+        if paired:
+            base = self._base[name].first(len(scores.hashes))
+            if base.hashes != scores.hashes or (base.labels != scores.labels).any():
+                raise DataError(f"evaluation set {name}: the documents are not those of the baseline")
+            value["delta"] = statistics.paired_delta(scores.nats - base.nats, scores.labels).to_json()
+        return value
+
+
+def _read(path: Path) -> Scores | None:
+    """Scores that were written whole; a broken cache entry is scored again."""
+    try:
+        return Scores.from_json(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def deltas_of(look: Mapping[str, Any]) -> dict[str, tuple[Role, Delta]]:
+    """Role and paired delta of each set of a look; empty for the baseline, which has nothing to be paired with."""
+    return {
+        name: (Role(line["role"]), Delta.from_json(line["delta"]))
+        for name, line in look["sets"].items()
+        if line["delta"] is not None
+    }
+
+
+def summary_of(sets: Mapping[str, Any]) -> dict[str, Any]:
+    """`forgetting` and `gain` of a look as JSON."""
+    summary = forgetting.summary(deltas_of({"sets": sets}))
+    return {"forgetting": summary.forgetting.to_json(), "gain": {"mean": summary.gain}}

@@ -1,0 +1,223 @@
+"""The model: loaded as FP32 master weights, wrapped so that one forward pass gives the loss of every token.
+
+Any causal language model that transformers loads works unchanged. BF16 is a compute type only: a base stored as BF16
+and trained as BF16 loses most small updates to rounding (design: trainer.md, "Loop").
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewarm_api.errors import DataError, ManifestError, Problem
+from rewarm_api.snapshot import Optimizer
+
+IGNORED = -100
+_COMPILE_WORTH_FLOPS = 1.5e13  # about one minute of FP32 training on two cores; compiling costs about that at most
+
+
+def load_model(folder: Path) -> nn.Module:
+    """A causal language model from a Hugging Face folder: FP32, SDPA attention, safetensors only, no remote code."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{folder}: cannot load the base model: {reason}; expected a Hugging Face folder with config.json "
+            "and model.safetensors of an architecture that transformers knows"
+        ) from error
+
+
+def stored_type(folder: Path) -> torch.dtype:
+    """The type in which a model folder keeps its weights, by its largest floating-point tensor's file header."""
+    import json
+    import struct
+
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__" and entry["dtype"] in names:
+                begin, end = entry["data_offsets"]
+                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    return names[max(sizes, key=lambda name: sizes[name])] if sizes else torch.float32
+
+
+def scratch_model(options: dict[str, Any], vocabulary: int, eos: int, seed: int) -> nn.Module:
+    """Random weights for `baseModel.scratch.config`, the same ones for the same seed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = dict(options)
+    model_type = config.pop("model_type", None)
+    token_ids = {"vocab_size": vocabulary, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": None}
+    try:
+        parsed = AutoConfig.for_model(model_type, **{**token_ids, **config})
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation="sdpa")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(
+            Problem(
+                "spec.baseModel.scratch.config",
+                f"{options} ({str(error).strip().splitlines()[0]})",
+                "the config.json of a causal language model that transformers knows",
+                "set model_type and that architecture's own size fields",
+            )
+        ) from error
+
+
+def check_vocabulary(model: nn.Module, largest_id: int, where: str) -> None:
+    """Refuse shards with token ids outside the embedding (65): they were made by another tokenizer."""
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+    if largest_id >= rows:
+        raise DataError(
+            f"{where}: token id {largest_id} is outside the model's embedding of {rows} rows; the shards and the "
+            "model belong to different tokenizers; prepare the corpus with this model's tokenizer"
+        )
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The transformer's blocks: the module list with the most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return max(lists, key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
+
+
+def _token_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each label in nats, FP32; 0 where the label is ignored. Shapes [B, S, V], [B, S] -> [B, S]."""
+    flat = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return flat.view(labels.shape)
+
+
+class TokenLosses(nn.Module):
+    """A language model whose forward pass gives the loss of every label, in nats."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._token_nats: Callable[[Tensor, Tensor], Tensor] = _token_nats
+
+    def forward(self, inputs: Tensor, labels: Tensor, positions: Tensor | None) -> Tensor:
+        # attention_mask=None and use_cache=False: otherwise packed documents attend to each other without a word.
+        output = self.model(input_ids=inputs, position_ids=positions, attention_mask=None, use_cache=False)
+        return self._token_nats(output.logits, labels)
+
+    def compile_blocks(self) -> None:
+        """Compile each block and the loss for one shape: what makes a compiled resume bit-identical."""
+        for block in blocks_of(self.model):
+            block.compile(dynamic=False)
+        self._token_nats = torch.compile(_token_nats, dynamic=False)
+
+
+def without_compilation() -> AbstractContextManager[object]:
+    """Evaluation has shapes of its own: it runs eagerly, so that it cannot touch what training compiled."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def should_compile(choice: str, device: torch.device, parameters: int, tokens: int) -> bool:
+    """`on`, `off`, or by the work ahead: compiling costs up to a minute on a CPU and needs a C++ compiler there."""
+    if choice in ("on", "off"):
+        return choice == "on"
+    if device.type != "cpu":
+        return True
+    has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    return has_compiler and 6.0 * parameters * tokens >= _COMPILE_WORTH_FLOPS
+
+
+def precision_for(choice: str | None, device: torch.device) -> str:
+    """`BF16` or `FP32`: as asked, else BF16 where the device computes in it natively."""
+    if choice:
+        return choice
+    if device.type == "cuda":
+        return "BF16" if torch.cuda.is_bf16_supported() else "FP32"
+    return "BF16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "FP32"
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Stop the gradient of parameters whose names match; a pattern that matches none is a mistake (64)."""
+    names = dict(model.named_parameters())
+    for number, pattern in enumerate(patterns):
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise ManifestError(
+                Problem(
+                    f"spec.training.freeze[{number}]",
+                    pattern,
+                    f"a pattern that matches parameters such as {next(iter(names))}",
+                    "correct the pattern or remove it",
+                )
+            )
+        for name in matched:
+            names[name].requires_grad_(False)
+
+
+def checkpoint_activations(model: nn.Module, how: str) -> None:
+    """`Full`: blocks keep nothing and are computed twice. `Selective`: they keep the results of matrix products."""
+    if how == "None":
+        return
+    from functools import partial
+
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    kept = {
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+        torch.ops.aten.bmm.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    }
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    options: dict[str, Any] = {"checkpoint_impl": CheckpointImpl.NO_REENTRANT, "preserve_rng_state": True}
+    if how == "Selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
+    blocks = blocks_of(model)
+    for number, block in enumerate(blocks):
+        blocks[number] = checkpoint_wrapper(block, **options)
+
+
+def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, none on norms and biases."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    apply_settings(optimizer, settings)
+    return optimizer
+
+
+def apply_settings(optimizer: torch.optim.Optimizer, settings: Optimizer) -> None:
+    """Set every field of every group from the snapshot: a loaded optimizer brings the old run's values back."""
+    for group in optimizer.param_groups:
+        is_matrices = group["params"][0].ndim >= 2
+        group.update(
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay if is_matrices else 0.0,
+        )
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The compute type of a forward pass outside accelerate's own wrapper (evaluation)."""
+    if precision == "BF16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,147 @@
+"""Which rows a step trains on: a pure function of the phase log, the seed and the step number.
+
+A run is a chain of phases. Each begins at a step boundary with its own mixture tree at 0, while the cursors of the
+sources carry on from the phase before (design: trainer.md, "Mixture"). World size, workers and micro-batches never
+enter. History is immutable: a phase, once written, only gets successors.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rewarm_trainer.mixture import Mixture, exact
+from rewarm_trainer.permutation import place
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training under one mixture.
+
+    `first_step` is the number of updates made before it (0 for the first phase). `skipped` counts rows by source that
+    were passed over, untrained, when the phase began (after a divergence the same rows would diverge again).
+    """
+
+    first_step: int
+    ratio: float
+    reason: str = "start"
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "first_step": self.first_step,
+            "ratio": self.ratio,
+            "reason": self.reason,
+            "skipped": dict(self.skipped),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Phase:
+        return Phase(value["first_step"], value["ratio"], value["reason"], dict(value["skipped"]))
+
+
+class RowAddress(NamedTuple):
+    """One row of training text: `row` of `source`, on its `epoch`-th pass through the source."""
+
+    source: str
+    epoch: int
+    row: int
+
+
+class Order:
+    """The rows of every step of a run.
+
+    `sizes` are the training rows of each source; `weights` the shares within its group (corpus or replay).
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        *,
+        seed: int,
+        rows_per_step: int,
+        sizes: Mapping[str, int],
+        corpus: Mapping[str, float],
+        replay: Mapping[str, float],
+    ) -> None:
+        if not phases or phases[0].first_step != 0:
+            raise ValueError("the first phase begins at step 0")
+        starts = [phase.first_step for phase in phases]
+        if starts != sorted(starts):
+            raise ValueError(f"phases out of order: {starts}")
+        self.phases = tuple(phases)
+        self._starts = starts
+        self._seed = seed
+        self._rows_per_step = rows_per_step
+        self._sizes = dict(sizes)
+        self.replay_names = frozenset(replay)
+        corpus_weights = {name: exact(weight) for name, weight in corpus.items()}
+        replay_weights = {name: exact(weight) for name, weight in replay.items()}
+        self._mixtures = [Mixture(exact(phase.ratio), corpus_weights, replay_weights) for phase in phases]
+        self._cursors = self._first_cursors()
+
+    def _first_cursors(self) -> list[dict[str, int]]:
+        """Cursor of each source at the start of each phase, skipped rows included."""
+        cursors: list[dict[str, int]] = []
+        current = dict.fromkeys(self._sizes, 0)
+        for number, phase in enumerate(self.phases):
+            if number:
+                rows = (phase.first_step - self.phases[number - 1].first_step) * self._rows_per_step
+                for name, count in self._mixtures[number - 1].counts(rows).items():
+                    current[name] += count
+            for name, count in phase.skipped.items():
+                current[name] += count
+            cursors.append(dict(current))
+        return cursors
+
+    def _phase_of(self, step: int) -> int:
+        return bisect_right(self._starts, step) - 1
+
+    def ratio(self, step: int) -> float:
+        """The replay ratio asked for in update `step` + 1."""
+        return self.phases[self._phase_of(step)].ratio
+
+    def rows(self, step: int, first: int = 0, count: int | None = None) -> list[RowAddress]:
+        """Rows `first` .. `first + count` of the global batch of update `step` + 1 (all of it by default)."""
+        number = self._phase_of(step)
+        mixture, cursors = self._mixtures[number], self._cursors[number]
+        begin = (step - self.phases[number].first_step) * self._rows_per_step + first
+        addresses = []
+        for row in range(begin, begin + (self._rows_per_step if count is None else count)):
+            source, index = mixture.locate(row)
+            epoch, place_in_source = place(self._seed, source, cursors[source] + index, self._sizes[source])
+            addresses.append(RowAddress(source, epoch, place_in_source))
+        return addresses
+
+    def trained(self, step: int) -> dict[str, int]:
+        """Rows of each source in the first `step` updates, skipped ones not counted."""
+        counts = dict.fromkeys(self._sizes, 0)
+        for number, phase in enumerate(self.phases):
+            if phase.first_step >= step:
+                break
+            end = self.phases[number + 1].first_step if number + 1 < len(self.phases) else step
+            rows = (min(end, step) - phase.first_step) * self._rows_per_step
+            for name, count in self._mixtures[number].counts(rows).items():
+                counts[name] += count
+        return counts
+
+    def cursors(self, step: int) -> dict[str, int]:
+        """Where each source stands after `step` updates: the number of its next row, skipped ones counted."""
+        number = self._phase_of(step)
+        cursors = dict(self._cursors[number])
+        rows = (step - self.phases[number].first_step) * self._rows_per_step
+        for name, count in self._mixtures[number].counts(rows).items():
+            cursors[name] += count
+        return cursors
+
+    def extended(self, phase: Phase) -> list[Phase]:
+        """The phase log with `phase` at its end; a phase that never trained a step is replaced, keeping its skips."""
+        phases = [old for old in self.phases if old.first_step < phase.first_step]
+        replaced = [old for old in self.phases if old.first_step == phase.first_step]
+        skipped = dict(phase.skipped)
+        for old in replaced:
+            for name, count in old.skipped.items():
+                skipped[name] = skipped.get(name, 0) + count
+        return [*phases, Phase(phase.first_step, phase.ratio, phase.reason, skipped)]

@@ -1,0 +1,190 @@
+"""`rewarm run`: the whole of a run on this machine, in one reading.
+
+    lock the folder -> snapshot (made once, or compared) -> prepare (pins, made once) -> train and judge -> report
+
+The folder's own snapshot and pins always win; start options of a restart change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import ManifestError, Problem, RewarmError
+from rewarm_api.resolve import resolve
+from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.validate import validate
+from rewarm_trainer.finish import read_report
+from rewarm_trainer.progress import Progress
+from rewarm_trainer.report import Facts, build_report
+from rewarm_trainer.signals import StopRequest
+from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot, write_atomically, write_json, write_snapshot
+
+
+def cache_folder(uri: str | None = None, root: Path | None = None) -> Path:
+    """Where prepared corpora and baselines are kept: as the manifest says, else the user's cache folder."""
+    if uri and "://" not in uri:
+        return (root or Path.cwd()) / uri
+    if uri and uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "rewarm"
+
+
+def run_local(
+    document: Mapping[str, Any],
+    manifest: Path,
+    workdir: Path,
+    *,
+    processes: int = 1,
+    metrics_port: int | None = None,
+) -> int:
+    """Run a valid manifest to its report; returns the exit code. Starting it again resumes, or finds it finished."""
+    work = WorkFolder(workdir)
+    root = manifest.absolute().parent
+    lock = work.lock()
+    snapshot = adopt(work, document, root)
+    report = read_report(work.report)
+    if report and report.get("outcome") == "Succeeded":
+        print(f"this run is finished; its report is {work.report}", file=sys.stderr)
+        return 0
+    cache = cache_folder(snapshot.cache_uri, root)
+    stop = StopRequest()
+    stop.install()
+    with Progress.create(sys.stderr) as progress:
+        try:
+            pins = prepare_run(work, snapshot, root, cache, progress)
+            check_processes(snapshot, pins, processes)
+        except RewarmError as error:
+            write_json(work.report, build_report(failed(snapshot, error)))
+            raise
+        if processes == 1:
+            from rewarm_trainer import worker
+
+            worker.train(work, cache, stop, progress, metrics_port)
+            return 0
+    from rewarm_trainer.launch import Launcher
+
+    return Launcher(work.root, cache, processes, metrics_port, lock).run()
+
+
+def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot:
+    """The snapshot of the folder; made from the manifest the first time, compared with it ever after (64)."""
+    validation = validate(dict(document), local=True)
+    if validation.run is None or validation.problems:
+        raise ManifestError(validation.problems)
+    if not work.snapshot.exists():
+        snapshot = resolve(validation.run, uid=str(uuid.uuid4()))
+        write_json(work.manifest, {"root": str(root), "manifest": document})
+        write_snapshot(work, snapshot)
+        return snapshot
+    stored = read_snapshot(work)
+    asked = resolve(validation.run, uid=stored.uid)
+    problems = [
+        Problem(
+            field,
+            json.dumps(new),
+            f"{json.dumps(old)}, as this work folder's run began",
+            f"undo the change, or give the new experiment a folder of its own with --workdir (this one: {work.root})",
+        )
+        for field, old, new in differences(stored.experiment(), asked.experiment())
+    ]
+    if problems:
+        raise ManifestError(problems)
+    return stored
+
+
+def differences(old: Any, new: Any, path: str = "spec") -> Iterator[tuple[str, Any, Any]]:
+    """Leaves in which two experiments differ, as fields of a manifest. Derived values (the plan) follow from others."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if path == "spec" and key == "plan":
+                continue
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{path}[{number}]")
+    elif old != new:
+        yield path, old, new
+
+
+def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, progress: Progress) -> Pins:
+    """Pins of the run: read when they exist and their shards do, else made; the same text is expected again."""
+    pins = Pins.model_validate_json(work.pins.read_text()) if work.pins.exists() else None
+    if pins and is_prepared(pins, cache):
+        return pins
+    from rewarm_trainer.base import locate
+    from rewarm_trainer.corpus.prepare import prepare
+    from rewarm_trainer.corpus.tokenizer import TokenizerHandle
+    from rewarm_trainer.from_run import earlier_sources
+
+    began = time.monotonic()
+    base = locate(snapshot, root, cache, pins.base_model if pins else None)
+    handle = TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None
+    prepared = prepare(
+        snapshot,
+        root=root,
+        cache=cache,
+        tokenizer=handle,
+        fresh_tokenizer=work.tokenizer,
+        progress=progress.prepare,
+        base_model=base.pin,
+        pins=pins,
+        earlier=earlier_sources(snapshot, root, cache),
+    )
+    log = RunLog(work.log)
+    for warning in prepared.warnings:
+        log.write({"event": "warning", "message": warning})
+        progress.event(f"warning: {warning}")
+    log.close()
+    link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
+    write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
+    if pins is None:
+        write_atomically(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
+    return pins or prepared.pins
+
+
+def is_prepared(pins: Pins, cache: Path) -> bool:
+    """Whether the cache still holds what the pins name."""
+    from rewarm_trainer.corpus.tokenise import folder_of
+
+    folders = [folder_of(pin.prepared, "sources", cache) for pin in pins.sources.values()]
+    folders += [folder_of(pin.prepared, "sets", cache) for pin in pins.sets.values()]
+    return all(folder.is_dir() for folder in folders)
+
+
+def link_corpora(work: WorkFolder, folders: Mapping[str, Path]) -> None:
+    """`corpora/NAME`: links into the content-addressed cache, for people; training goes by the pins."""
+    work.corpora.mkdir(parents=True, exist_ok=True)
+    for name, folder in folders.items():
+        link = work.corpora / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder, target_is_directory=True)
+
+
+def check_processes(snapshot: Snapshot, pins: Pins, processes: int) -> None:
+    """The global batch must split evenly over the processes (64)."""
+    rows = pins.plan.rows_per_step
+    if rows % processes:
+        from rewarm_trainer.session import processes_problem
+
+        raise processes_problem(snapshot, rows, processes)
+
+
+def failed(snapshot: Snapshot, error: RewarmError) -> Facts:
+    """The report of a run that ended before training: the cause, and the sentence that says what to do."""
+    return Facts(
+        name=snapshot.name,
+        uid=snapshot.uid,
+        snapshot_digest=snapshot.digest,
+        outcome=error.cause,
+        message=str(error),
+        requested_tokens=snapshot.plan.requested_tokens if snapshot.plan else 0,
+        replay_requested=snapshot.replay.ratio,
+    )

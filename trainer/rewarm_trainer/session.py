@@ -1,0 +1,308 @@
+"""Everything one training process needs, built from a prepared work folder and nothing else.
+
+The same code runs for one process on a laptop and for many under a launcher; only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rewarm_api.errors import DataError, ManifestError, Problem
+from rewarm_api.snapshot import Pins, Plan, Snapshot
+from rewarm_trainer import model as models
+from rewarm_trainer.base import Base, locate
+from rewarm_trainer.batches import Loader
+from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.corpus.sets import largest_id, open_set
+from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
+from rewarm_trainer.corpus.tokenise import folder_of
+from rewarm_trainer.from_run import earlier_sources, order_of
+from rewarm_trainer.keeper import Keeper, load_optimizer, reset_moments
+from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
+from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.state import TrainState
+from rewarm_trainer.update import Updater, micro_batch_rows
+from rewarm_trainer.workdir import WorkFolder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prepared run: its folder, snapshot and pins."""
+
+    work: WorkFolder
+    snapshot: Snapshot
+    pins: Pins
+    cache: Path
+
+    @property
+    def plan(self) -> Plan:
+        return self.pins.plan
+
+    @property
+    def experiment(self) -> str:
+        return self.snapshot.digest
+
+    def new_order(self, phases: list[Phase]) -> Order:
+        return order_of(self.snapshot, self.pins, phases)
+
+    def first_state(self) -> TrainState:
+        state = TrainState(experiment=self.experiment, seed=self.snapshot.training.seed)
+        order = self.new_order([Phase(0, self.snapshot.replay.ratio)])
+        state.advance(order, self.plan, 0)
+        state.sources = {
+            name: {"prepared": pin.prepared, "digest": pin.digest, "rows": pin.rows}
+            for name, pin in self.pins.sources.items()
+        }
+        return state
+
+
+def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:
+    """Devices, processes and compute type, by accelerate. Returns it with the precision that is really on."""
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    from accelerate import Accelerator
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = models.precision_for(precision, device)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if chosen == "BF16" else "no",
+        step_scheduler_with_optimizer=False,
+    )
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted:
+        raise DataError(f"{wanted} processes were started, accelerate sees {accelerator.num_processes}")
+    return accelerator, chosen
+
+
+@dataclass
+class Session:
+    """The model and all that trains, scores and saves it."""
+
+    run: Run
+    accelerator: Accelerator
+    precision: str
+    base: Base
+    model: nn.Module = field(init=False)
+    losses: models.TokenLosses = field(init=False)
+    module: nn.Module = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    compiled: bool = field(init=False)
+    micro_rows: int = field(init=False)
+
+    @staticmethod
+    def open(run: Run) -> Session:
+        accelerator, precision = open_accelerator(run.snapshot.training.precision)
+        base = locate(run.snapshot, manifest_root(run.work), run.cache, run.pins.base_model)
+        session = Session(run, accelerator, precision, base)
+        session._build()
+        return session
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def barrier(self) -> None:
+        """Until every rank is here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def _fresh_model(self) -> nn.Module:
+        if self.base.folder is None:
+            options = self.run.snapshot.base_model.options
+            pins = self.run.pins
+            return models.scratch_model(options["config"], pins.vocabulary, pins.eos, self.run.snapshot.training.seed)
+        return models.load_model(self.base.folder)
+
+    def _build(self) -> None:
+        run, training = self.run, self.run.snapshot.training
+        rows = run.plan.rows_per_step
+        if rows % self.world:
+            raise processes_problem(run.snapshot, rows, self.world)
+        self.model = self._fresh_model()
+        models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
+        models.freeze(self.model, training.freeze)
+        self.losses = models.TokenLosses(self.model)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        device = self.accelerator.device
+        self.micro_rows = micro_batch_rows(
+            training.micro_batch_rows, rows // self.world, training.sequence_length, run.pins.vocabulary, device
+        )
+        models.checkpoint_activations(self.model, training.activation_checkpointing)
+        choice = os.environ.get("REWARM_COMPILE", "auto")
+        self.compiled = models.should_compile(choice, device, parameters, run.plan.tokens)
+        if self.compiled:
+            self.losses.compile_blocks()
+        optimizer = models.build_optimizer(self.model, training.optimizer)
+        self.module, prepared = self.accelerator.prepare(self.losses, optimizer)
+        self.optimizer = prepared.optimizer
+        self.module.train()
+
+    def _largest_id(self) -> int:
+        sets = [largest_id(folder) for folder in self.set_folders().values()]
+        return max([source.index.largest_id for source in self.sources().values()] + sets)
+
+    def sources(self) -> dict[str, TokenSource | SubsetSource]:
+        """Every source by name; those that replay an earlier run's rows come from that run's state."""
+        run = self.run
+        length = run.snapshot.training.sequence_length
+        earlier = earlier_sources(run.snapshot, manifest_root(run.work), run.cache)
+        return {
+            name: earlier[name] if name in earlier else open_source(folder_of(pin.prepared, "sources", run.cache), name, length)
+            for name, pin in run.pins.sources.items()
+        }
+
+    def set_folders(self) -> dict[str, Path]:
+        return {name: folder_of(pin.prepared, "sets", self.run.cache) for name, pin in self.run.pins.sets.items()}
+
+    def load_base(self) -> TrainState:
+        """Weights and optimizer as they were before the first update; the optimizer by its policy."""
+        fresh = self._fresh_model()
+        self.model.load_state_dict(fresh.state_dict())
+        self.start_optimizer()
+        return self.run.first_state()
+
+    def optimizer_policy(self) -> str:
+        """Keep when a run goes on in an Infinite run's constant segment (no re-warming), else Reset."""
+        asked = self.run.snapshot.schedule.optimizer_state
+        if asked != "Auto":
+            return asked
+        return "Keep" if self.base.pin.get("in_constant_segment") else "Reset"
+
+    def start_optimizer(self) -> None:
+        """Keep, ResetMoments or Reset what the base's own run left behind (64 when there is nothing to keep)."""
+        policy = self.optimizer_policy()
+        self.optimizer.state.clear()
+        if policy == "Reset":
+            return
+        path = self.base.folder / "optimizer.safetensors" if self.base.folder and self.base.has_optimizer else None
+        if path is None or not path.exists():
+            raise ManifestError(
+                Problem(
+                    "spec.schedule.optimizerState",
+                    policy,
+                    "Reset: this base has no optimizer state",
+                    "leave it out, or continue a run by baseModel.run",
+                )
+            )
+        from safetensors.torch import load_file
+
+        load_optimizer(self.model, self.optimizer, load_file(path))
+        if policy == "ResetMoments":
+            reset_moments(self.optimizer)
+        models.apply_settings(self.optimizer, self.run.snapshot.training.optimizer)
+
+    def loader(self) -> Loader:
+        training = self.run.snapshot.training
+        return Loader(
+            self.sources(),
+            eos=self.run.pins.eos,
+            masking=training.document_masking,
+            rank=self.rank,
+            world=self.world,
+            rows=self.run.plan.rows_per_step,
+        )
+
+    def updater(self, sources: int) -> Updater:
+        training = self.run.snapshot.training
+        return Updater(
+            self.accelerator,
+            self.module,
+            self.optimizer,
+            micro_rows=self.micro_rows,
+            clip=training.optimizer.gradient_clip,
+            seed=training.seed,
+            sources=sources,
+        )
+
+    def looks(self, report: Any) -> Looks:
+        run = self.run
+        folders = self.set_folders()
+        sets = {
+            chosen.name: EvaluationSet(
+                chosen.name, chosen.role, run.pins.sets[chosen.name].digest, open_set(folders[chosen.name], chosen.name)
+            )
+            for chosen in run.snapshot.evaluation.sets
+        }
+        scorer = Scorer(
+            self.losses,
+            run.pins.bos,
+            run.pins.eos,
+            run.snapshot.training.sequence_length,
+            max(1, 8192 // run.snapshot.training.sequence_length),
+            self.precision,
+            self.rank,
+            self.world,
+        )
+        export_type = models.stored_type(self.base.folder) if self.base.folder else torch.float32
+        return Looks(
+            sets,
+            scorer,
+            look_tokens=run.snapshot.evaluation.look_tokens,
+            export_type=export_type,
+            state=run.work.state,
+            report=report,
+        )
+
+    def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any) -> Keeper:
+        tokenizer = self.run.work.tokenizer
+
+        def config(folder: Path) -> None:
+            self.model.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
+
+        return Keeper(
+            checkpoints=checkpoints,
+            model=self.model,
+            optimizer=self.optimizer,
+            load_base=self.load_base,
+            companions=lambda: sorted(path for path in tokenizer.iterdir() if path.is_file()),
+            config=config,
+            keep=self.run.snapshot.checkpoints.keep,
+            rank=self.rank,
+            world=self.world,
+            listen=listen,
+            before_commit=before_commit,
+        )
+
+    def environment(self) -> dict[str, Any]:
+        """What a bit-exact resume depends on."""
+        return {
+            "processes": self.world,
+            "device": self.accelerator.device.type,
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "micro_batch_rows": self.micro_rows,
+            "threads": torch.get_num_threads(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+
+
+def processes_problem(snapshot: Snapshot, rows: int, world: int) -> ManifestError:
+    """The global batch does not split evenly over the processes: name the two nearest sizes that do."""
+    length = snapshot.training.sequence_length
+    below, above = rows // world * world * length, -(-rows // world) * world * length
+    nearest = f"{below} or {above}" if below else str(above)
+    return ManifestError(
+        Problem(
+            "spec.training.globalBatchTokens",
+            f"{snapshot.training.global_batch_tokens} ({rows} rows)",
+            f"rows that divide by {world} processes",
+            f"set {nearest}, or use another number of processes",
+        )
+    )

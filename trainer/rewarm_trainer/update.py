@@ -1,0 +1,209 @@
+"""One update: forward, backward, clip, step. The only place where gradients exist.
+
+The summed loss is divided by the number of scored labels of the whole global batch, over all micro-batches and ranks.
+A non-finite update is skipped on the device itself; the host learns of it one step later, without waiting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rewarm_api.errors import ManifestError, Problem
+from rewarm_trainer.batches import Batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_CPU_MICRO_BATCH_TOKENS = 8192  # larger ones leave the caches of a CPU and gain nothing
+
+
+def auto_micro_batch_rows(rows: int, sequence_length: int, vocabulary: int, device: torch.device) -> int:
+    """The largest divisor of a rank's `rows` whose activations and logits are sure to fit."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        limit = max(1, int(free * 0.4 / (12.0 * vocabulary + 60_000.0)))
+    else:
+        limit = _CPU_MICRO_BATCH_TOKENS
+    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size * sequence_length <= limit]
+    return max(fitting, default=1)
+
+
+def micro_batch_rows(asked: int | None, rows: int, sequence_length: int, vocabulary: int, device: torch.device) -> int:
+    """As asked, or by device. Rows of a rank that it does not divide are refused: every micro-batch has one shape."""
+    if asked is None:
+        return auto_micro_batch_rows(rows, sequence_length, vocabulary, device)
+    if rows % asked:
+        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
+        raise ManifestError(
+            Problem(
+                "spec.training.microBatchRows",
+                str(asked),
+                f"a divisor of the {rows} rows that each process trains on in a step: {divisors}",
+                "take one of these, or Auto",
+            )
+        )
+    return asked
+
+
+def reseed(seed: int, step: int, rank: int) -> None:
+    """Random numbers of a step are a function of (seed, step, rank): there is nothing to save, resume is exact."""
+    text = f"rewarm-step-v1\0{seed}\0{step}\0{rank}".encode()
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1)
+
+
+@dataclass
+class Outcome:
+    """What an update leaves behind, still on the device until somebody reads it.
+
+    numbers: [summed nats, gradient norm, stop requests, commit requests]; source_nats, source_labels: per source.
+    """
+
+    step: int
+    labels: Tensor | float
+    numbers: Tensor
+    learning_rate: float
+    source_nats: Tensor | None = None
+    source_labels: Tensor | None = None
+    copied: Any = None
+
+    def read(self) -> Numbers:
+        if self.copied is not None:
+            self.copied.synchronize()
+        nats, norm, stop, commit = self.numbers.tolist()
+        return Numbers(nats / float(self.labels), norm, stop > 0, commit > 0)
+
+    def losses(self, names: Mapping[str, int]) -> dict[str, float]:
+        """Mean loss by source, for sources that had a scored label in this step."""
+        if self.source_nats is None or self.source_labels is None:
+            return {}
+        nats, labels = self.source_nats.tolist(), self.source_labels.tolist()
+        return {name: nats[number] / labels[number] for name, number in names.items() if labels[number]}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """loss: nats per label over the global batch; gradient_norm: before clipping."""
+
+    loss: float
+    gradient_norm: float
+    stop: bool
+    commit: bool
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.loss) and np.isfinite(self.gradient_norm))
+
+
+class Updater:
+    """Applies updates to one model under one optimizer."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        micro_rows: int,
+        clip: float,
+        seed: int,
+        sources: int,
+    ) -> None:
+        self._accelerator = accelerator
+        self._module = module
+        self._optimizer = optimizer
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._micro_rows = micro_rows
+        self._clip = clip
+        self._seed = seed
+        self._sources = sources
+        self._device = accelerator.device
+        self._world = accelerator.num_processes
+
+    def apply(self, step: int, batch: Batch, rate: float, *, stop: bool, commit: bool, by_source: bool) -> Outcome:
+        """Update `step` + 1 with this rank's `batch` at learning rate `rate`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        reseed(self._seed, step, self._accelerator.process_index)
+        labels = self._global_labels(batch)
+        nats, source_nats, source_labels = self._backward(batch, labels, by_source)
+        norm = self._clip_gradients()
+        # The fused optimizer reads this flag on the device: a non-finite update changes nothing, and nobody waits.
+        self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        requests = torch.tensor([float(stop), float(commit)], device=self._device)
+        numbers = torch.cat([torch.stack([nats, norm / self._world]), requests])
+        if self._world > 1:
+            for tensor in (numbers, source_nats, source_labels):
+                if tensor is not None:
+                    torch.distributed.all_reduce(tensor)
+        used = float(self._optimizer.param_groups[0]["lr"])
+        return self._copy(Outcome(step, labels, numbers, used, source_nats, source_labels))
+
+    def _global_labels(self, batch: Batch) -> Tensor | float:
+        if self._world == 1:
+            return float(batch.valid)
+        total = torch.tensor(float(batch.valid), device=self._device)
+        torch.distributed.all_reduce(total)
+        return total
+
+    def _backward(
+        self, batch: Batch, labels: Tensor | float, by_source: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        nats = torch.zeros((), device=self._device)
+        source_nats = torch.zeros(self._sources, device=self._device) if by_source else None
+        source_labels = torch.zeros(self._sources, device=self._device) if by_source else None
+        for start in range(0, len(batch), self._micro_rows):
+            part = batch.part(start, start + self._micro_rows)
+            is_last = start + self._micro_rows >= len(batch)
+            with self._synchronised_only_at(is_last):
+                token_nats = self._module(*self._tensors(part))
+                # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
+                self._accelerator.backward(token_nats.sum() * (self._world / labels))
+            row_nats = token_nats.detach().sum(1)
+            nats += row_nats.sum()
+            if source_nats is not None and source_labels is not None:
+                owners = torch.from_numpy(part.sources).to(self._device)
+                source_nats.index_add_(0, owners, row_nats)
+                counts = torch.from_numpy((part.labels != -100).sum(1)).float().to(self._device)
+                source_labels.index_add_(0, owners, counts)
+        return nats, source_nats, source_labels
+
+    def _synchronised_only_at(self, is_last: bool) -> AbstractContextManager[object]:
+        if is_last or self._world == 1:
+            return nullcontext()
+        return self._accelerator.no_sync(self._module)
+
+    def _tensors(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        def move(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(array)
+            if self._device.type == "cuda":
+                return tensor.pin_memory().to(self._device, non_blocking=True)
+            return tensor
+
+        return move(part.inputs), move(part.labels), None if part.positions is None else move(part.positions)
+
+    def _clip_gradients(self) -> Tensor:
+        """The global gradient norm; gradients are scaled down to `clip` where it is larger (0: never)."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+        return norm
+
+    def _copy(self, outcome: Outcome) -> Outcome:
+        if self._device.type == "cuda":
+            pinned = torch.empty(4, dtype=outcome.numbers.dtype, pin_memory=True)
+            pinned.copy_(outcome.numbers, non_blocking=True)
+            outcome.numbers = pinned
+            outcome.copied = torch.cuda.Event()
+            outcome.copied.record()
+        return outcome

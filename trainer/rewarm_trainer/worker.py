@@ -1,0 +1,309 @@
+"""One training process: from a prepared work folder to its report. `python -m rewarm_trainer.worker --workdir DIR`.
+
+Runs alone, under `rewarm run --processes N`, or under torchrun; reads the usual RANK, WORLD_SIZE, MASTER_* variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import Preempted, RewarmError
+from rewarm_api.snapshot import Pins
+from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.exporter import Exporter
+from rewarm_trainer.finish import facts_of, lineage, publish
+from rewarm_trainer.judge import RunJudge
+from rewarm_trainer.keeper import Keeper
+from rewarm_trainer.listener import Listener
+from rewarm_trainer.loop import Loop
+from rewarm_trainer.progress import Progress
+from rewarm_trainer.report import CheckpointFacts, Facts, build_report
+from rewarm_trainer.runlog import read_records
+from rewarm_trainer.session import Run, Session
+from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
+from rewarm_trainer.tracking import Tracker
+from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
+
+
+def open_run(work: WorkFolder, cache: Path) -> Run:
+    """A prepared run; its snapshot and pins are read, never made."""
+    snapshot = read_snapshot(work)
+    pins = Pins.model_validate_json(work.pins.read_text())
+    return Run(work, snapshot, pins, cache)
+
+
+class Worker:
+    """Rank r of a run. Only rank 0 has a listener; the others train in silence."""
+
+    def __init__(self, run: Run, stop: StopRequest, progress: Progress, metrics_port: int | None) -> None:
+        self._run, self._stop, self._progress = run, stop, progress
+        self._metrics_port = metrics_port
+        self.session = Session.open(run)
+        self._is_main = self.session.rank == 0
+        self._listener: Listener | None = None
+        self._checkpoints = Checkpoints.of(run.work, run.snapshot.checkpoints.uri, manifest_root(run.work))
+        self._keeper = self.session.keeper(self._checkpoints, self._listen, self._before_commit)
+        self._state = run.first_state()
+        self._parent = ParentWatch()
+
+    def _listen(self, record: dict[str, Any]) -> None:
+        if self._listener:
+            self._listener(record)
+
+    def _before_commit(self) -> None:
+        if self._listener:
+            self._listener.log.sync()
+
+    def run(self) -> dict[str, Any] | None:
+        """Train to the end and write the report; rank 0 returns it. Every way to fail leaves a report too."""
+        if self._is_main:
+            self._open_listener()
+        try:
+            self._train()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self._succeed()
+
+    def _open_listener(self) -> None:
+        run = self._run
+        tracking = run.snapshot.tracking
+        exporter = None if self._metrics_port is None else Exporter(self._metrics_port)
+        if exporter:
+            exporter.plan(tokens=run.plan.tokens, steps=run.plan.steps, replay_ratio=run.snapshot.replay.ratio)
+        tracker = Tracker.start(
+            tracking.uri or f"sqlite:///{run.work.mlflow}",
+            tracking.experiment,
+            run.snapshot.name,
+            run.snapshot.uid,
+            {"rewarm.dev/run": run.snapshot.name, "rewarm.dev/snapshot-digest": run.snapshot.digest},
+            parameters_of(run),
+            run.work.state / "spool",
+            run.work.root / "mlartifacts" if tracking.uri is None else None,
+        )
+        log = RunLog(run.work.log)
+        self._listener = Listener(log, self._progress, tracker, exporter, run.snapshot.training.sequence_length)
+
+    def _train(self) -> None:
+        session, run = self.session, self._run
+        looks = session.looks(self._progress.baseline)
+        if self._is_main:
+            self._checkpoints.claim({"pid": os.getpid(), "uid": run.snapshot.uid})
+        session.barrier()
+        self._state = self._keeper.restore()
+        fresh = self._state.step == 0
+        order = run.new_order(self._state.phase_log())
+        self._state.check(order, run.plan, str(run.work.checkpoints))
+        self._note_environment(fresh)
+        self._attempt_started()
+        if fresh:
+            baseline = looks.baseline(run.cache, run.pins.tokenizer)
+            self._state.evaluations = [baseline] if looks.sets else []
+            self._state.seconds["baseline"] = baseline["seconds"]
+            self._listen({"event": "evaluation", **baseline})
+        else:
+            looks.resume()
+        self._progress.start(run.snapshot, run.plan, self._state.step)
+        loop = self._loop(looks, self._keeper)
+        self._stop.in_training = True
+        try:
+            loop.run()
+        finally:
+            self._state = loop.state
+        self._keeper.wait()
+
+    def _loop(self, looks: Any, keeper: Keeper) -> Loop:
+        session, run = self.session, self._run
+        loader = session.loader()
+        replays = [name for name in run.pins.sources if name in run.new_order(self._state.phase_log()).replay_names]
+        judge = RunJudge(
+            looks,
+            session.model,
+            asked=run.snapshot.gates,
+            plan=run.plan,
+            can_raise=bool(replays),
+            ceiling=replay_ceiling(run, replays),
+            listen=self._listen,
+        )
+        return Loop(
+            plan=run.plan,
+            training=run.snapshot.training,
+            state=self._state,
+            new_order=run.new_order,
+            loader=loader,
+            updater=session.updater(len(loader.numbers)),
+            judge=judge,
+            keeper=keeper,
+            listen=self._listen,
+            stop_requested=self._stop_requested,
+            commit_due=self._commit_due,
+        )
+
+    def _stop_requested(self) -> bool:
+        self._parent.check()
+        return self._stop.asked
+
+    def _commit_due(self) -> bool:
+        minutes = self._run.snapshot.checkpoints.every_minutes
+        return self._is_main and time.monotonic() - self._keeper.last_commit_time > 60.0 * minutes
+
+    def _attempt_started(self) -> None:
+        if not self._listener:
+            return
+        number = 1 + sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
+        pid = int(os.environ.get("REWARM_LAUNCHER_PID", os.getpid()))
+        processes = self.session.world
+        self._listen(
+            {
+                "event": "attempt started",
+                "number": number,
+                "processes": processes,
+                "pid": pid,
+                "step": self._state.step,
+                "environment": self._state.environment,
+            }
+        )
+        if self._listener.exporter:
+            self._listener.exporter.attempt(number=number, processes=processes)
+
+    def _note_environment(self, fresh: bool) -> None:
+        """A resume on other terms is allowed, but never unsaid: same rows always, same bits only on the same terms."""
+        now, before = self.session.environment(), self._state.environment
+        changed = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+        if not fresh and changed:
+            words = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in changed.items())
+            self._keeper.warn(f"resumed in another environment: {words}; rows are the same, losses may differ in bits")
+        self._state.environment = now
+
+    def _facts(self, outcome: str, message: str) -> Facts:
+        last = self._keeper.last
+        checkpoint = CheckpointFacts(last.uri, last.step, last.sha256) if last else None
+        return facts_of(
+            self._run.work,
+            self._run.snapshot,
+            self._run.pins,
+            self._state,
+            outcome=outcome,
+            message=message,
+            checkpoint=checkpoint,
+            run_id=self._listener.tracker.run_id if self._listener else None,
+        )
+
+    def _succeed(self) -> dict[str, Any] | None:
+        self._keeper.close()
+        if not self._listener:
+            return None
+        tracker, snapshot, pins = self._listener.tracker, self._run.snapshot, self._run.pins
+        self._listen({"event": "attempt ended", "number": self._number(), "cause": "Completed"})
+        report = build_report(self._facts("Succeeded", ""))
+        publish(self._run.work, snapshot, pins, report)
+        version = tracker.register(
+            snapshot.tracking.registered_model, report["checkpoint"]["uri"], lineage(snapshot, pins, report)
+        )
+        if version and report["promotion"]["promoted"]:
+            tracker.set_alias(snapshot.tracking.registered_model, snapshot.tracking.promote_alias, version)
+        report["tracking"] |= {"run_id": tracker.run_id or "", "model_version": version or ""}
+        for path in (self._run.work.report_html, self._run.work.model_card):
+            tracker.attach(path)
+        ended = tracker.finish("FINISHED")
+        if not ended.delivered:
+            self._progress.event(f"tracking: {ended.message}")
+        # Once more, now that the registry has answered.
+        publish(self._run.work, snapshot, pins, report)
+        self._close()
+        return report
+
+    def _number(self) -> int:
+        return sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
+
+    def _leave(self, error: BaseException) -> None:
+        """A report of how far it came; the tracking run says how it ended."""
+        try:
+            self._keeper.wait()
+        except RewarmError as late:
+            self._listen({"event": "warning", "message": f"the last checkpoint was not committed: {late}"})
+        self._keeper.close()
+        if not self._listener:
+            return
+        cause = error.cause if isinstance(error, RewarmError) else "Unknown"
+        self._listen({"event": "attempt ended", "number": self._number(), "cause": cause})
+        try:
+            publish(self._run.work, self._run.snapshot, self._run.pins, build_report(self._facts(cause, str(error))))
+            self._listener.tracker.finish("KILLED" if isinstance(error, Preempted) else "FAILED", deadline_seconds=5.0)
+        except (OSError, RewarmError) as second:
+            print(f"rewarm: no report could be written: {second}", file=sys.stderr)
+        self._close()
+
+    def _close(self) -> None:
+        assert self._listener
+        if self._listener.exporter:
+            self._listener.exporter.close()
+        self._listener.log.close()
+
+
+def replay_ceiling(run: Run, replays: list[str]) -> float:
+    """The highest replay ratio that the replay sources allow under `maxRepeats` until the plan's end."""
+    rows = sum(run.pins.sources[name].rows for name in replays)
+    return min(0.5, rows * run.snapshot.replay.max_repeats / max(1, run.plan.steps * run.plan.rows_per_step))
+
+
+def parameters_of(run: Run) -> dict[str, Any]:
+    """What MLflow shows of a run's settings; immutable there, so only what the snapshot fixes."""
+    snapshot, plan = run.snapshot, run.plan
+    return {
+        "base_model": snapshot.base_model.kind,
+        "replay_ratio": snapshot.replay.ratio,
+        "schedule": snapshot.schedule.kind,
+        "peak_learning_rate": snapshot.schedule.peak_learning_rate,
+        "final_learning_rate": snapshot.schedule.final_learning_rate,
+        "tokens": plan.tokens,
+        "global_batch_tokens": plan.tokens_per_step,
+        "sequence_length": snapshot.training.sequence_length,
+        "seed": snapshot.training.seed,
+    }
+
+
+def train(work: WorkFolder, cache: Path, stop: StopRequest, progress: Progress, metrics_port: int | None) -> None:
+    """Train a prepared run in this process; a summary goes to the display at the end."""
+    report = Worker(open_run(work, cache), stop, progress, metrics_port).run()
+    if report:
+        progress.finish(report)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rewarm_trainer.worker", description="Train a prepared work folder.")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=None)
+    parser.add_argument("--metrics-port", type=int, default=None)
+    options = parser.parse_args(arguments)
+    from rewarm_trainer.run import cache_folder
+
+    die_with_parent()
+    work = WorkFolder(options.workdir)
+    is_main = os.environ.get("RANK", "0") == "0"
+    if is_main and "REWARM_LAUNCHER_PID" not in os.environ:
+        work.lock()
+    progress = Progress.create(sys.stderr) if is_main else Progress()
+    stop = StopRequest()
+    stop.install()
+    try:
+        with progress:
+            train(work, options.cache or cache_folder(), stop, progress, options.metrics_port)
+    except RewarmError as error:
+        if is_main:
+            print(f"rewarm: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Other threads of other ranks' collectives must not keep a finished process alive.
+    os._exit(code)
