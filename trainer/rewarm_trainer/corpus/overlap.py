@@ -12,7 +12,8 @@ from rewarm_trainer.corpus.scan import SourceScan
 
 def evaluation_hashes(scan: SourceScan) -> set[bytes]:
     """sha256 of the texts of a set."""
-    mask, found = scan.mask(), set()
+    mask = scan.mask()
+    found: set[bytes] = set()
     for start, part in scan.records():
         data = digest_bytes(part["text"][mask[start : start + len(part)] == HELD_OUT])
         found.update(data[at : at + 32] for at in range(0, len(data), 32))

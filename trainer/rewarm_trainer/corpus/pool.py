@@ -31,8 +31,8 @@ def available_cores() -> int:
 
 
 def worker_count(tasks: int, size: int) -> int:
-    """Processes for `tasks` inputs of `size` bytes together; 1 means in this process."""
-    return 1 if size < SMALL else max(1, min(tasks, available_cores()))
+    """Processes for `tasks` inputs of `size` bytes together (0: unknown); 1 means in this process."""
+    return 1 if 0 < size < SMALL else max(1, min(tasks, available_cores()))
 
 
 def advance(amount: int) -> None:

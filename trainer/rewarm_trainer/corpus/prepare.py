@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.snapshot import EvaluationSet, Format, Pins, Snapshot, Source
 from rewarm_trainer.corpus.imported import import_tokens
 from rewarm_trainer.corpus.inputs import expand, with_formats
+from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.overlap import overlaps
 from rewarm_trainer.corpus.pins import earlier_pin, make_pins, set_pin, source_pin
 from rewarm_trainer.corpus.readers import Fields
@@ -29,6 +31,7 @@ from rewarm_trainer.corpus.shards import Index, write_index
 from rewarm_trainer.corpus.source import Rows, SubsetSource, open_source
 from rewarm_trainer.corpus.tokenise import tokenise
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
+from rewarm_trainer.storage import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,12 @@ class Preparation:
     cache: Path
     progress: Progress
     warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def mirror(self) -> Mirror:
+        """The shared cache of `spec.cache.uri`, where that is a bucket."""
+        uri = self.snapshot.cache_uri or ""
+        return Mirror(self.cache, open_storage(uri, root=self.root) if uri.startswith("s3://") else None)
 
     def warn(self, message: str) -> None:
         log.warning(message)
@@ -155,7 +164,12 @@ def prepare(
     scans = {each.name: work.scan_source(each) for each in snapshot.sources if each.format is not Format.TOKENS}
     set_scans = {each.name: work.scan_set(each) for each in snapshot.evaluation.sets if each.uri is not None}
     work.check_overlap(set_scans, scans)
-    handle = tokenizer or scratch_tokenizer(snapshot, scans, work.cache, progress)
+    handle = tokenizer or scratch_tokenizer(snapshot, scans, work.root, work.cache, progress, work.mirror)
+    if pins is not None and pins.tokenizer != handle.fingerprint:
+        raise DataError(
+            f"{handle.folder}: the tokenizer has fingerprint {handle.fingerprint}, pins.json expects {pins.tokenizer}; "
+            "restore the tokenizer's files, or start over in a new work folder"
+        )
     if tokenizer is None and fresh_tokenizer is not None:
         handle.save(fresh_tokenizer)
     sources, sets, digests = tokenise_all(work, scans, set_scans, handle)
@@ -200,10 +214,9 @@ def tokenise_all(
     digests: dict[str, str] = {}
     for source in work.snapshot.sources:
         if source.name in scans:
-            own = work.set_of(source.name)
-            folder, held_out = tokenise(
-                scans[source.name], tokenizer, work.cache, work.progress, held_out=bool(own and not own.uri)
-            )
+            own, scan = work.set_of(source.name), scans[source.name]
+            aside = own is not None and own.uri is None
+            folder, held_out = tokenise(scan, tokenizer, work.cache, work.progress, work.mirror, held_out=aside)
             digests[source.name] = scans[source.name].digest
             if held_out is not None:
                 found[source.name] = held_out
@@ -215,7 +228,7 @@ def tokenise_all(
         describe(folder, source, digests[source.name], work.snapshot.training.sequence_length)
         sources[source.name] = folder
     for name, scan in sets.items():
-        folder = tokenise(scan, tokenizer, work.cache, work.progress, train=False, held_out=True)[1]
+        folder = tokenise(scan, tokenizer, work.cache, work.progress, work.mirror, train=False, held_out=True)[1]
         assert folder is not None
         found[name] = folder
     return sources, found, digests

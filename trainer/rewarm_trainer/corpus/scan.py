@@ -113,6 +113,7 @@ def scan_unit(files: tuple[InputFile, ...], fields: Fields, tolerated: int, cach
 
     Raises DataError (65), naming file and line, as soon as more than `tolerated` documents are broken.
     """
+    stamps = [stamp_of(file) for file in files]
     digests = [known_digest(file, cache) for file in files]
     if not all(digests):
         for index, file in enumerate(files):
@@ -125,11 +126,26 @@ def scan_unit(files: tuple[InputFile, ...], fields: Fields, tolerated: int, cach
     folder = cache / "scans" / key[:2] / key
     if folder.is_dir():
         advance(sum(file.size for file in files))
-    publish_folder(folder, lambda place: read_unit(files, fields, tolerated, cache, advance, place))
+
+    def fill(place: Path) -> None:
+        read_unit(files, fields, tolerated, cache, advance, place)
+        for file, stamp in zip(files, stamps, strict=True):
+            if stamp_of(file) != stamp:
+                raise DataError(f"{file.uri}: changed while it was read; let its writer finish, then start again")
+
+    publish_folder(folder, fill)
     found = json.loads((folder / "unit.json").read_text())
     bad = tuple(Bad(*entry) for entry in found["bad"])
     digests = [digest or whole for digest, whole in zip(digests, found["texts"], strict=True)]
     return UnitScan(files, tuple(digests), folder, found["documents"], found["grouped"], bad)
+
+
+def stamp_of(file: InputFile) -> tuple[int, int] | None:
+    """Size and time of a local file: good enough to notice a writer at work, never to know content."""
+    if file.local is None or not file.local.exists():
+        return None
+    status = file.local.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def read_unit(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.snapshot import Snapshot, digest_of
+from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.publish import publish_folder
 from rewarm_trainer.corpus.records import TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan
@@ -34,10 +35,18 @@ def training_texts(scans: Mapping[str, SourceScan], cache: Path, progress: Progr
 
 
 def scratch_tokenizer(
-    snapshot: Snapshot, scans: Mapping[str, SourceScan], cache: Path, progress: Progress
+    snapshot: Snapshot,
+    scans: Mapping[str, SourceScan],
+    root: Path,
+    cache: Path,
+    progress: Progress,
+    mirror: Mirror,
 ) -> TokenizerHandle:
-    """Trains (or finds) the tokenizer that `baseModel.scratch` asks for, on corpus and replay, also at ratio 0."""
+    """The tokenizer that `baseModel.scratch` asks for: that of a folder, or one trained (or found) on the training
+    text of corpus and replay, also at ratio 0."""
     tokenizer = snapshot.base_model.options.get("tokenizer") or {}
+    if tokenizer.get("file"):
+        return TokenizerHandle.load(root / str(tokenizer["file"]), snapshot.training.document_start)
     size = int(tokenizer.get("vocabularySize", 4096))
     if size < SMALLEST:
         raise ManifestError(
@@ -50,7 +59,9 @@ def scratch_tokenizer(
         )
     texts = [[name, scans[name].text_digest] for name in sorted(scans)]
     folder = folder_of(digest_of(["tokenizer", VERSION, size, [digest for _, digest in texts]]), "tokenizers", cache)
+    mirror.fetch(folder)
     publish_folder(folder, lambda place: train_tokenizer(training_texts(scans, cache, progress), size, place))
+    mirror.store(folder)
     handle = TokenizerHandle.load(folder, snapshot.training.document_start)
     if handle.vocabulary < size:
         log.warning("the text gave a vocabulary of %d tokens, %d were asked for", handle.vocabulary, size)

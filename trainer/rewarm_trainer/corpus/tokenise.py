@@ -20,6 +20,7 @@ from rewarm_api.snapshot import digest_of
 from rewarm_trainer.corpus import pool
 from rewarm_trainer.corpus.fetch import content_digest, documents_of
 from rewarm_trainer.corpus.inputs import InputFile
+from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.publish import publish_folder, write_json
 from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Document, Fields
 from rewarm_trainer.corpus.records import HELD_OUT, TRAIN
@@ -67,7 +68,7 @@ def chosen_documents(work: Work, cache: Path, advance: Advance) -> Iterator[tupl
 
     Raises DataError (65) when a file is no longer what was scanned.
     """
-    mask = np.memmap(work.selection / "mask.bin", dtype=np.uint8, mode="r") if work.unit.documents else []
+    mask: Any = np.memmap(work.selection / "mask.bin", dtype=np.uint8, mode="r") if work.unit.documents else ()
     position = 0
     for file, digest in zip(work.unit.files, work.unit.digests, strict=True):
         if file.local is not None and content_digest(file.local) != digest:
@@ -137,11 +138,20 @@ def write_piece(work: Work, tokenizer: TokenizerHandle, cache: Path, advance: Ad
 
 
 def tokenise(
-    scan: SourceScan, tokenizer: TokenizerHandle, cache: Path, progress: Progress, *, train: bool = True, held_out: bool
+    scan: SourceScan,
+    tokenizer: TokenizerHandle,
+    cache: Path,
+    progress: Progress,
+    mirror: Mirror,
+    *,
+    train: bool = True,
+    held_out: bool,
 ) -> tuple[Path | None, Path | None]:
     """Shards of the training part and the set of the held-out part, found again or made. Returns their folders."""
     source = folder_of(source_address(scan, tokenizer), "sources", cache) if train else None
     documents = folder_of(set_address(scan, tokenizer), "sets", cache) if held_out else None
+    for folder in (source, documents):
+        mirror.fetch(folder)
     wanted = [int(TRAIN)] if source is not None and not source.is_dir() else []
     wanted += [int(HELD_OUT)] if documents is not None and not documents.is_dir() else []
     if not wanted:
@@ -163,6 +173,8 @@ def tokenise(
     if documents is not None:
         publish_folder(documents, lambda place: join_set(scan, works, tokenizer, place))
     shutil.rmtree(workspace, ignore_errors=True)
+    for folder in (source, documents):
+        mirror.store(folder)
     return source, documents
 
 

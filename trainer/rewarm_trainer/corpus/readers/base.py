@@ -99,7 +99,7 @@ class _Counted(io.RawIOBase):
 class _Zstandard(io.RawIOBase):
     """Zstandard frames one after another. Unlike `stream_reader` it notices a file that ends inside a frame."""
 
-    def __init__(self, stream: io.BufferedReader) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         import zstandard
 
         self._stream = stream
@@ -133,10 +133,10 @@ class _Zstandard(io.RawIOBase):
 @contextmanager
 def opened(path: Path, advance: Advance) -> Iterator[io.BufferedReader]:
     """The bytes of a file, decompressed by its suffix (.gz, .zst)."""
-    raw = io.BufferedReader(_Counted(path.open("rb", buffering=0), advance), 1 << 18)
+    raw: Any = io.BufferedReader(_Counted(path.open("rb", buffering=0), advance), 1 << 18)
     stream: Any = raw
     if path.suffix == ".gz":
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18)  # type: ignore[arg-type]
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18)
     elif path.suffix == ".zst":
         stream = io.BufferedReader(_Zstandard(raw), 1 << 18)
     with raw, stream:

@@ -1,0 +1,66 @@
+"""The cache that machines share: folders of the local cache copied to `spec.cache.uri` and back, whole or not at all.
+
+Only finished, content-addressed folders travel: token shards, evaluation sets, tokenizers. `COMMITTED` is written last
+and lists what belongs to a folder; without it nothing is there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from rewarm_api.errors import DependencyError
+from rewarm_trainer.corpus.fetch import content_digest
+from rewarm_trainer.corpus.publish import publish_folder
+from rewarm_trainer.storage import Storage
+
+MARKER = "COMMITTED"
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """A shared cache behind the local one. `storage` None: there is none, and nothing is done."""
+
+    def __init__(self, cache: Path, storage: Storage | None) -> None:
+        self._cache, self._storage = cache, storage
+
+    def _key(self, folder: Path) -> str:
+        return folder.relative_to(self._cache).as_posix()
+
+    def fetch(self, folder: Path | None) -> None:
+        """Brings a folder that another machine has made; a damaged copy is passed over and made again here."""
+        if self._storage is None or folder is None or folder.is_dir():
+            return
+        storage, key = self._storage, self._key(folder)
+        if not storage.exists(f"{key}/{MARKER}"):
+            return
+        files: dict[str, str] = json.loads(storage.get(f"{key}/{MARKER}"))
+
+        def fill(place: Path) -> None:
+            for name, digest in files.items():
+                storage.get_file(f"{key}/{name}", place / name)
+                if content_digest(place / name) != digest:
+                    raise ValueError(f"{storage.uri(f'{key}/{name}')}: its sha256 is not {digest}")
+
+        try:
+            publish_folder(folder, fill)
+        except ValueError as error:
+            log.warning("shared cache: %s; preparing it here instead", error)
+
+    def store(self, folder: Path | None) -> None:
+        """Gives a finished folder to the others. A shared cache that cannot be written does not stop the run."""
+        if self._storage is None or folder is None:
+            return
+        key = self._key(folder)
+        try:
+            if self._storage.exists(f"{key}/{MARKER}"):
+                return
+            files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+            for name, path in files.items():
+                self._storage.put_file(f"{key}/{name}", path)
+            listing = {name: content_digest(path) for name, path in files.items()}
+            self._storage.put(f"{key}/{MARKER}", json.dumps(listing, sort_keys=True).encode())
+        except DependencyError as error:
+            log.warning("shared cache: %s; the run goes on with the local cache", error)
