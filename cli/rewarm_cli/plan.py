@@ -61,7 +61,29 @@ def refuse(answer: dict[str, Any], error: ManifestError, output: Output) -> int:
 
 def prepared(snapshot: Snapshot, root: Path) -> Pins:
     """Counts that only the data can tell: prepares the corpora into the user's cache, as the run itself would."""
-    raise NotImplementedError
+    import sys
+
+    from rewarm_trainer.base import locate
+    from rewarm_trainer.corpus.prepare import prepare
+    from rewarm_trainer.corpus.tokenizer import TokenizerHandle
+    from rewarm_trainer.from_run import earlier_sources
+    from rewarm_trainer.progress import Progress
+    from rewarm_trainer.run import cache_folder
+
+    cache = cache_folder(snapshot.cache_uri, root)
+    base = locate(snapshot, root, cache, None)
+    with Progress.create(sys.stderr) as progress:
+        found = prepare(
+            snapshot,
+            root=root,
+            cache=cache,
+            tokenizer=TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None,
+            progress=progress.prepare,
+            base_model=base.pin,
+            earlier=earlier_sources(snapshot, root, cache),
+        )
+    warn(found.warnings)
+    return found.pins
 
 
 def _show(facts: dict[str, Any]) -> None:

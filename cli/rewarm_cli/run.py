@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewarm_api.errors import ManifestError
+from rewarm_api.errors import ManifestError, RewarmError
 from rewarm_cli import document
 from rewarm_cli.output import Output, emit, say, warn
 from rewarm_cli.plan import refuse
@@ -31,15 +31,29 @@ def execute(
     if validation.unused:
         say(f"a local run has no use for: {', '.join(validation.unused)}")
 
-    from rewarm_trainer.report import load_report
     from rewarm_trainer.run import run_local
 
     folder = workdir or Path("runs") / validation.run.metadata.name
-    code = run_local(checked.document, path, folder, processes=processes, metrics_port=metrics_port)
-    report = folder.absolute() / "report.json"
-    if report.exists():
-        if output is Output.JSON:
-            emit(load_report(folder))
-        else:
-            print(report)
-    return int(code)
+    try:
+        code = run_local(checked.document, path, folder, processes=processes, metrics_port=metrics_port)
+    except RewarmError as error:
+        _show_report(folder, error.cause, output)
+        raise
+    _show_report(folder, None if code else "Succeeded", output)
+    return code
+
+
+def _show_report(folder: Path, outcome: str | None, output: Output) -> None:
+    """The path of report.json, or its content; not one that tells of an earlier start with another `outcome`."""
+    from rewarm_trainer.report import load_report
+
+    try:
+        report = load_report(folder)
+    except RewarmError:
+        return
+    if outcome is not None and report["outcome"] != outcome:
+        return
+    if output is Output.JSON:
+        emit(report)
+    else:
+        print(folder.absolute() / "report.json")
