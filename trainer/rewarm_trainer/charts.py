@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-Pair = tuple[float, float]
+from rewarm_api.quantity import format_tokens
 
-_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
+Pair = tuple[float, float]
 
 
 def format_quantity(value: float) -> str:
-    """A count of tokens for an axis: powers of 1000, at most three digits that matter (`1.5M`, `20K`, `750`)."""
-    for size, letter in _UNITS:
-        if round(abs(value) / size, 3) >= 1:
-            return f"{value / size:.3g}{letter}" if abs(value) / size < 999.5 else f"{value / size:.0f}{letter}"
-    return f"{value:.3g}"
+    """A count of tokens for an axis: `1.5M`, `20K`, `750`."""
+    return format_tokens(round(value))
 
 
 def format_rate(value: float) -> str:

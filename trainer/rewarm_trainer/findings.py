@@ -1,6 +1,6 @@
 """The verdict of a report in words that a person understands, for page, card and terminal.
 
-Pure; decides words and digits, never a number. A delta is final minus baseline, in nats per token: below zero is better.
+Pure; decides words and digits, never a number. A delta is final minus baseline in nats per token: below zero is better.
 """
 
 from __future__ import annotations
