@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewarm_api.errors import DependencyError
 from rewarm_trainer.corpus.fetch import content_digest
 from rewarm_trainer.corpus.publish import publish_folder
-from rewarm_trainer.storage import Storage
+
+if TYPE_CHECKING:
+    from rewarm_trainer.storage import Storage
 
 MARKER = "COMMITTED"
 

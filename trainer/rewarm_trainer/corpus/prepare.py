@@ -31,7 +31,6 @@ from rewarm_trainer.corpus.shards import Index, write_index
 from rewarm_trainer.corpus.source import Rows, SubsetSource, open_source
 from rewarm_trainer.corpus.tokenise import tokenise
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
-from rewarm_trainer.storage import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +73,9 @@ class Preparation:
     def mirror(self) -> Mirror:
         """The shared cache of `spec.cache.uri`, where that is a bucket."""
         uri = self.snapshot.cache_uri or ""
+        # storage.py itself stands on this package's publish.py.
+        from rewarm_trainer.storage import open_storage
+
         return Mirror(self.cache, open_storage(uri, root=self.root) if uri.startswith("s3://") else None)
 
     def warn(self, message: str) -> None:
