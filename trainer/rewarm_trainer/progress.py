@@ -45,7 +45,7 @@ class Progress:
         """A stage of preparation ("scan", "tokenise") of one source: `done` of `total` (None: unknown) in `unit`."""
 
     def baseline(self, set_name: str, done: int, total: int) -> None:
-        """The untouched base is being scored: `done` of `total` documents of one set."""
+        """A set is being scored, by the untouched base first and then at every look: `done` of `total` batches."""
 
     def start(self, snapshot: Snapshot, plan: Plan, step: int = 0) -> None:
         """Training begins, or goes on after `step` updates."""
@@ -155,7 +155,10 @@ def step_parts(course: Course) -> tuple[list[str], list[str]]:
 
 
 def look_words(look: Mapping[str, Any]) -> str:
-    """One line on a look: delta per set, forgetting, gain."""
+    """One line on a look: delta per set, forgetting, gain; for the baseline, at 0 tokens, its losses."""
+    if not look.get("tokens"):
+        losses = {name: item.get("loss") for name, item in (look.get("sets") or {}).items()}
+        return "baseline: " + "; ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
     parts = [f"{name} {interval(item.get('delta'))}" for name, item in (look.get("sets") or {}).items()]
     for name in ("forgetting", "gain"):
         value = look.get(name)
@@ -194,7 +197,9 @@ class PlainProgress(Progress):
         self._stage(f"{stage} {source}", done, total, unit)
 
     def baseline(self, set_name: str, done: int, total: int) -> None:
-        self._stage(f"baseline {set_name}", done, total, "documents")
+        # A look is told once, with its result.
+        if not self._course.tokens:
+            self._stage(f"baseline {set_name}", done, total, "batches")
 
     def start(self, snapshot: Snapshot, plan: Plan, step: int = 0) -> None:
         self._course = course_of(snapshot, plan)
@@ -254,13 +259,15 @@ class LiveProgress(Progress):
         self._stages[name] = (done, total, unit, started)
         if total is not None and done >= total:
             del self._stages[name]
+            if self._course.tokens:
+                return
             self.event(f"{name}: {_amount(total, unit)} {unit} in {duration(time.monotonic() - started)}")
 
     def prepare(self, stage: str, source: str, done: float, total: float | None, unit: str) -> None:
         self._stage(f"{stage} {source}", done, total, unit)
 
     def baseline(self, set_name: str, done: int, total: int) -> None:
-        self._stage(f"baseline {set_name}", done, total, "documents")
+        self._stage(f"{'look' if self._course.tokens else 'baseline'} {set_name}", done, total, "batches")
 
     def start(self, snapshot: Snapshot, plan: Plan, step: int = 0) -> None:
         self._stages.clear()

@@ -133,9 +133,17 @@ def test_long_stages_do_not_flood_a_pipe(plain):
     assert stream.getvalue().splitlines() == [
         "scan new: 0 of 1,000 documents",
         "scan new: 1,000 of 1,000 documents",
-        "baseline old: 0 of 64 documents",
-        "baseline old: 64 of 64 documents",
+        "baseline old: 0 of 64 batches",
+        "baseline old: 64 of 64 batches",
     ]
+
+
+def test_a_look_is_told_once_with_its_result(plain):
+    progress, stream = plain
+    progress.start(SNAPSHOT, PLAN)
+    progress.baseline("old", 64, 64)
+    progress.evaluation({"tokens": 0, "sets": {"old": {"loss": 3.0}}})
+    assert stream.getvalue().splitlines()[1:] == ["baseline: old 3.0000"]
 
 
 def test_looks_name_every_set():
