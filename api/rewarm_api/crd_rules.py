@@ -1,0 +1,278 @@
+"""CEL rules of the CRD: the cross-field checks that an API server can make, and immutability (operator.md).
+
+A release never adds a rule that an old, valid object would break. What CEL cannot afford or express stays with
+`validate`, which the operator asks too. Messages say what to do, in the words of `rules.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewarm_api.fields import NAME_PATTERN
+
+CelRule = dict[str, Any]
+
+ALWAYS_MUTABLE = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+_KIND = "(has(self.kind) ? self.kind : 'Rewarm')"
+
+
+def rule(expression: str, message: str, **more: str) -> CelRule:
+    return {"rule": expression, "message": message, **more}
+
+
+def immutability(spec_fields: list[str]) -> list[CelRule]:
+    """Rules of the root: once status.snapshotDigest is set the experiment stands (suspended compute apart)."""
+    digest_removed = (
+        "!has(oldSelf.status) || !has(oldSelf.status.snapshotDigest) || "
+        "(has(self.status) && has(self.status.snapshotDigest))"
+    )
+    rules = [
+        rule(f"self.metadata.name.matches('{NAME_PATTERN}')", "metadata.name must be a lower-case letter, then at most "
+             "39 lower-case letters, digits and inner hyphens: host names derive from it"),
+        rule(digest_removed, "status.snapshotDigest stays once it is set", reason="FieldValueForbidden"),
+    ]  # fmt: skip
+    for name in spec_fields:
+        if name == "gates":
+            rules += [_frozen(f"gates.{child}") for child in ("maxForgetting", "minGain")]
+        elif name not in ALWAYS_MUTABLE:
+            rules.append(_frozen(name, while_suspended=name == "compute"))
+    return rules
+
+
+def _frozen(path: str, *, while_suspended: bool = False) -> CelRule:
+    parent, _, child = path.rpartition(".")
+
+    def has(root: str) -> str:
+        inner = f"has({root}.spec.{path})"
+        return f"(has({root}.spec.{parent}) && {inner})" if parent else inner
+
+    same = f"({has('self')} == {has('oldSelf')} && (!{has('self')} || self.spec.{path} == oldSelf.spec.{path}))"
+    started = "has(oldSelf.status) && has(oldSelf.status.snapshotDigest)"
+    expression, message = f"!({started}) || {same}", f"{path} is immutable once the run was resolved; make a new run"
+    if while_suspended:
+        expression = f"(has(oldSelf.spec.suspend) && oldSelf.spec.suspend) || {expression}"
+        message = f"{path} may change only while the run is suspended; set spec.suspend to true first"
+    return rule(expression, message, fieldPath=f".spec.{parent or child}", reason="FieldValueForbidden")
+
+
+def exactly_one(*names: str) -> CelRule:
+    options = ", ".join(f"has(self.{name})" for name in names)
+    return rule(f"[{options}].exists_one(x, x)", f"exactly one of {' | '.join(names)}")
+
+
+def local_only(name: str, instead: str) -> CelRule:
+    return rule(
+        f"!has(self.{name})", f"a cluster cannot read this machine's files; use {instead}", fieldPath=f".{name}"
+    )
+
+
+def address(pattern: str, expected: str) -> CelRule:
+    return rule(f"self.matches('{pattern}')", f"expected {expected}: a cluster cannot read this machine's files")
+
+
+_TEXT_ADDRESS = address("^(s3|file|hf|claim)://.+", "s3:// | file:// | hf:// | claim://NAME/path")
+_FOLDER_ADDRESS = address("^(s3|claim)://.+", "s3:// | claim://NAME/path")
+_WEIGHTS = rule(
+    "!has(self.sources) || self.sources.all(s, has(s.weight)) || !self.sources.exists(s, has(s.weight))",
+    "a weight on all sources of a group or on none",
+    fieldPath=".sources",
+)
+
+
+def tokens(value: str) -> str:
+    """CEL: a quantity as a double."""
+    scale = "".join(f"string({value}).endsWith('{suffix}') ? 1e{3 * power} : " for power, suffix in
+                    enumerate("KMBT", start=1))  # fmt: skip
+    return f"(type({value}) == int ? double({value}) : double(string({value}).find('^[0-9.]+')) * ({scale}1.0))"
+
+
+def _length(value: str, plan: str) -> str:
+    """CEL: a length as a double, percentages rounded down."""
+    share = f"double(int(double(string({value}).find('^[0-9.]+')) * {plan} / 100.0))"
+    return f"(type({value}) != int && string({value}).endsWith('%') ? {share} : {tokens(value)})"
+
+
+def _segments_fit() -> CelRule:
+    batch, budget = tokens("self.training.globalBatchTokens"), tokens("self.budget.tokens")
+    plan = f"(double(int(({budget} + {batch} - 1.0) / {batch})) * {batch})"
+    schedule = "self.schedule"
+    parts = [
+        f"(has({schedule}.warmup) ? {_length(f'{schedule}.warmup', plan)} : double(int({plan} / 100.0)))",
+        f"(has({schedule}.decayLength) ? {_length(f'{schedule}.decayLength', plan)} : 0.0)",
+        f"(has({schedule}.cooldown) ? {_length(f'{schedule}.cooldown.length', plan)} : 0.0)",
+        f"(has({schedule}.anneal) ? {_length(f'{schedule}.anneal.length', plan)} : 0.0)",
+    ]
+    return rule(
+        f"!has(self.budget.tokens) || {' + '.join(parts)} <= {plan}",
+        "the segments of the schedule are longer than the plan; shorten one or raise the budget",
+        messageExpression=(
+            "'warm-up ' + (has(self.schedule.warmup) ? string(self.schedule.warmup) : '1%') + ' and the other segments "
+            "are longer than the plan of ' + string(self.budget.tokens) + ' tokens; shorten one or raise the budget'"
+        ),
+        fieldPath=".schedule",
+    )
+
+
+def _batch_rules() -> list[CelRule]:
+    batch = f"int({tokens('self.training.globalBatchTokens')})"
+    nodes = "(has(self.compute) && has(self.compute.nodes) ? self.compute.nodes : 1)"
+    gpus_given = "has(self.compute) && has(self.compute.gpusPerNode)"
+    gpus = f"({gpus_given} && self.compute.gpusPerNode > 0 ? self.compute.gpusPerNode : 1)"
+    return [
+        rule(
+            f"{batch} % self.training.sequenceLength == 0",
+            "training.globalBatchTokens must be a multiple of training.sequenceLength",
+            fieldPath=".training.globalBatchTokens",
+        ),
+        rule(
+            f"{batch} % self.training.sequenceLength != 0 || "
+            f"{batch} / self.training.sequenceLength % ({nodes} * {gpus}) == 0",
+            "the rows of training.globalBatchTokens must be a multiple of the processes: nodes x gpusPerNode",
+            fieldPath=".training.globalBatchTokens",
+        ),
+    ]
+
+
+_SPEC = [
+    _segments_fit(),
+    *_batch_rules(),
+    rule(
+        "!has(self.replay) || !has(self.replay.sources) || "
+        "self.corpus.sources.all(a, !self.replay.sources.exists(b, a.name == b.name))",
+        "names must be unique across corpus and replay; rename one of them",
+        fieldPath=".replay.sources",
+    ),
+    rule(
+        "!has(self.evaluation) || !has(self.evaluation.sets) || (has(self.replay) && has(self.replay.fromRun)) || "
+        "self.evaluation.sets.all(s, has(s.uri) || self.corpus.sources.exists(c, c.name == s.name) || "
+        "(has(self.replay) && has(self.replay.sources) && self.replay.sources.exists(r, r.name == s.name)))",
+        "a set without uri must name a source of corpus or replay; name one or add a uri",
+        fieldPath=".evaluation.sets",
+    ),
+    rule(
+        "!has(self.schedule.optimizerState) || self.schedule.optimizerState != 'Keep' || has(self.baseModel.run)",
+        "Keep only with baseModel.run, which has an optimizer state; use Reset, or continue a run",
+        fieldPath=".schedule.optimizerState",
+    ),
+    rule(
+        "!has(self.gates) || !has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay' || "
+        "(has(self.replay) && self.replay.ratio > 0.0)",
+        "RaiseReplay needs a replay ratio above 0 to raise; add replay, or use Warn or Stop",
+        fieldPath=".gates.onForgetting",
+    ),
+]
+
+
+def _used_by(field: str, *kinds: str) -> CelRule:
+    allowed = " || ".join(f"{_KIND} == '{kind}'" for kind in kinds)
+    return rule(
+        f"!has(self.{field}) || {allowed}",
+        f"{field} belongs to kind {' or '.join(kinds)}; remove it, or choose that kind",
+        fieldPath=f".{field}",
+    )
+
+
+def _required_by(field: str, kind: str) -> CelRule:
+    return rule(f"{_KIND} != '{kind}' || has(self.{field})", f"kind {kind} requires {field}; add it")
+
+
+_SCHEDULE = [
+    _used_by("finalLearningRate", "Rewarm", "WarmupStableDecay", "Infinite"),
+    _used_by("constantLearningRate", "Infinite"),
+    _used_by("cooldown", "Infinite"),
+    _used_by("anneal", "Infinite"),
+    _used_by("decay", "Rewarm", "WarmupStableDecay"),
+    _used_by("decayLength", "WarmupStableDecay"),
+    _required_by("constantLearningRate", "Infinite"),
+    _required_by("cooldown", "Infinite"),
+    _required_by("decayLength", "WarmupStableDecay"),
+    rule(
+        "!has(self.timescale) || (has(self.decay) && self.decay == 'InverseSqrt')",
+        "timescale only with decay InverseSqrt",
+        fieldPath=".timescale",
+    ),
+    rule(
+        "!has(self.constantLearningRate) || self.constantLearningRate <= self.peakLearningRate",
+        "constantLearningRate <= peakLearningRate",
+        fieldPath=".constantLearningRate",
+    ),
+    rule(
+        "!has(self.finalLearningRate) || (self.finalLearningRate <= self.peakLearningRate && "
+        "(!has(self.constantLearningRate) || self.finalLearningRate <= self.constantLearningRate))",
+        "0 <= final <= constant <= peak",
+        fieldPath=".finalLearningRate",
+    ),
+    rule(
+        "has(self.finalLearningRate) || !has(self.anneal) || !has(self.constantLearningRate) || "
+        "self.peakLearningRate <= self.constantLearningRate * 10.000001",
+        "finalLearningRate (default: a tenth of the peak) must be at most constantLearningRate; set it",
+    ),
+    rule(
+        "!has(self.finalLearningRate) || self.finalLearningRate > 0.0 || "
+        "!((has(self.decay) && self.decay == 'Exponential') || "
+        "(has(self.anneal) && (!has(self.anneal.decay) || self.anneal.decay == 'Exponential')))",
+        "an Exponential decay needs finalLearningRate > 0; raise it, or choose another decay",
+        fieldPath=".finalLearningRate",
+    ),
+]
+
+RULES: dict[str, list[CelRule]] = {
+    "spec": _SPEC,
+    "spec.baseModel": [
+        exactly_one("huggingFace", "s3", "volume", "file", "mlflow", "run", "scratch"),
+        local_only("file", "huggingFace, s3, volume, mlflow or run"),
+    ],
+    "spec.baseModel.s3.uri": [address("^s3://[^/]+", "s3://BUCKET/prefix/")],
+    "spec.baseModel.mlflow": [exactly_one("alias", "version")],
+    "spec.baseModel.run": [
+        local_only("path", "run: {name: ...}"),
+        rule("has(self.name) || has(self.path)", "exactly one of name | path"),
+    ],
+    "spec.baseModel.scratch.tokenizer": [local_only("file", "vocabularySize")],
+    "spec.corpus": [_WEIGHTS],
+    "spec.corpus.sources[].uri": [_TEXT_ADDRESS],
+    "spec.replay": [
+        _WEIGHTS,
+        rule("!(has(self.fromRun) && has(self.sources) && size(self.sources) > 0)", "exactly one of sources | fromRun"),
+        rule(
+            "self.ratio == 0.0 || has(self.fromRun) || (has(self.sources) && size(self.sources) > 0)",
+            "exactly one of sources | fromRun when ratio > 0; add sources to replay, or set ratio to 0",
+        ),
+    ],
+    "spec.replay.sources[].uri": [_TEXT_ADDRESS],
+    "spec.replay.fromRun": [
+        local_only("path", "fromRun: {name: ...}"),
+        rule("has(self.name) || has(self.path)", "exactly one of name | path"),
+    ],
+    "spec.schedule": _SCHEDULE,
+    "spec.schedule.cooldown": [
+        rule(
+            "!has(self.timescale) || (has(self.decay) && self.decay == 'InverseSqrt')",
+            "timescale only with decay InverseSqrt",
+            fieldPath=".timescale",
+        )
+    ],
+    "spec.budget": [exactly_one("tokens", "epochs")],
+    "spec.evaluation.sets[]": [
+        rule("!has(self.uri) || has(self.role)", "a set with a uri needs a role: New or Retained")
+    ],
+    "spec.evaluation.sets[].uri": [_TEXT_ADDRESS],
+    "spec.gates": [
+        rule(
+            "!has(self.onForgetting) || self.onForgetting == 'Warn' || has(self.maxForgetting)",
+            "onForgetting watches maxForgetting; add it, or use Warn",
+        )
+    ],
+    "spec.checkpoints.uri": [_FOLDER_ADDRESS],
+    "spec.cache.uri": [_FOLDER_ADDRESS],
+    "status": [
+        rule(
+            "!has(oldSelf.snapshotDigest) || "
+            "(has(self.snapshotDigest) && self.snapshotDigest == oldSelf.snapshotDigest)",
+            "snapshotDigest stays once it is set",
+            fieldPath=".snapshotDigest",
+            reason="FieldValueForbidden",
+        )
+    ],
+}
+"""By place in the schema; `[]` stands for an item of a list."""
