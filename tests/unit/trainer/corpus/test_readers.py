@@ -1,0 +1,118 @@
+"""Each format, whole and broken: what is read, what is tolerated, what is lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from rewarm_api.snapshot import Format
+from rewarm_trainer.corpus.readers import Broken, BrokenFile, Document, Fields, reader_for
+
+# Frames without a checksum cannot tell a flipped bit; `zstd` on the command line writes one.
+squeeze = zstandard.ZstdCompressor(write_checksum=True).compress
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": lambda data: squeeze(data[: len(data) // 2]) + squeeze(data[len(data) // 2 :]),
+}
+
+
+def read(path: Path, format: Format, fields: Fields | None = None) -> list[Document | Broken]:
+    return list(reader_for(format)(path, fields or Fields(), lambda _: None))
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_json_lines(tmp_path: Path, suffix: str) -> None:
+    texts = ["one", "zwölf\u2028not a line end", "", "tab\tand \\n"]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(PACK[suffix]("".join(json.dumps({"text": text}) + "\n\n" for text in texts).encode()))
+    assert read(path, Format.JSON_LINES) == [Document(text) for text in texts]
+
+
+def test_json_lines_names_the_line_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [b'\xef\xbb\xbf{"text": "good"}', b'{"text": "\xff"}', b"{", b'["text"]', b'{"body": "x"}', b'{"text": 7}']
+    path.write_bytes(b"\n".join([*lines, b'{"text": "\\ud800"}', b'{"text": "last"}']))
+    found = read(path, Format.JSON_LINES)
+    assert [found[0], found[-1]] == [Document("good"), Document("last")]
+    broken = [each for each in found if isinstance(each, Broken)]
+    assert [each.line for each in broken] == [2, 3, 4, 5, 6, 7]
+    expected = ["not UTF-8", "not JSON", "list instead of an object", "no field 'text'", "is int", "surrogate"]
+    assert all(words in each.reason for words, each in zip(expected, broken, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_compressed_file_is_lost(tmp_path: Path, suffix: str, damage: str) -> None:
+    data = bytearray(PACK[suffix]("".join(json.dumps({"text": str(n)}) + "\n" for n in range(5000)).encode()))
+    if damage == "cut":
+        del data[-12:]
+    else:
+        data[len(data) // 3] ^= 0xFF
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(BrokenFile, match=r"line \d+: cannot be decompressed"):
+        list(each for each in read(path, Format.JSON_LINES) if isinstance(each, Document))
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_text_is_one_document_exactly_as_it_stands(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(PACK[suffix]("line\r\nline\n".encode()))
+    assert read(path, Format.TEXT) == [Document("line\r\nline\n")]
+
+
+def test_undecodable_text_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo\n\xfe")
+    assert read(path, Format.TEXT) == [Broken(3, "not UTF-8 at byte 8 of the file")]
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", body=["a", None, "c"], origin=["x", "y", None], other=[1, 2, 3])
+    found = read(path, Format.PARQUET, Fields("body", group="origin"))
+    assert found == [Document("a", "x"), Broken(2, "field 'body' is NoneType, expected a string"), Document("c", None)]
+
+
+def test_parquet_without_the_column(tmp_path: Path) -> None:
+    with pytest.raises(BrokenFile, match="no column 'text'; the file has 'body'"):
+        read(parquet(tmp_path / "a.parquet", body=["a"]), Format.PARQUET)
+
+
+def test_broken_parquet(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", text=["a" * 500, "b" * 500, "c", "d"])
+    data = bytearray(path.read_bytes())
+    (tmp_path / "cut.parquet").write_bytes(data[:-20])
+    with pytest.raises(BrokenFile, match="row 1: cannot be read as Parquet"):
+        read(tmp_path / "cut.parquet", Format.PARQUET)
+
+
+def test_parquet_value_that_is_not_utf8_breaks_its_row_alone(tmp_path: Path) -> None:
+    raw = pyarrow.array([b"good", b"\xff\xfe", b"also good"]).view(pyarrow.string())
+    found = read(parquet(tmp_path / "a.parquet", text=raw), Format.PARQUET)
+    assert found == [Document("good"), Broken(2, "not UTF-8 at byte 0 of the value"), Document("also good")]
+
+
+@pytest.mark.parametrize("format", [Format.JSON_LINES, Format.TEXT, Format.PARQUET])
+def test_readers_tell_how_much_they_read(tmp_path: Path, format: Format) -> None:
+    path = tmp_path / "file"
+    if format is Format.PARQUET:
+        parquet(path, text=["a", "b", "c"])
+    else:
+        path.write_bytes(b'{"text": "x"}\n' * 100)
+    counted: list[int] = []
+    assert list(reader_for(format)(path, Fields(), counted.append))
+    assert sum(counted) == path.stat().st_size
