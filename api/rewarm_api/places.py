@@ -40,8 +40,8 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
                 expected = "a file ending in .parquet, .jsonl or .txt (also .gz, .zst), or hf://"
                 yield Problem(path, item.uri, expected, "name files with such a suffix")
     yield from _base_problems(spec.base_model, local)
-    if spec.replay is not None and spec.replay.from_run is not None and spec.replay.from_run.path and local is False:
-        yield _local_only("spec.replay.fromRun.path", spec.replay.from_run.path, "fromRun: {name: ...}")
+    if spec.replay is not None and spec.replay.from_run is not None:
+        yield from _run_problems("spec.replay.fromRun", spec.replay.from_run, local)
     for field, part in (("checkpoints", spec.checkpoints), ("cache", spec.cache)):
         if part is not None and part.uri is not None:
             yield from _folder_problems(f"spec.{field}.uri", part.uri, local)
@@ -91,16 +91,24 @@ def _base_problems(base: Any, local: bool | None) -> Iterator[Problem]:
         return
     if base.s3 is not None and base.s3.uri is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", base.s3.uri):
         yield Problem("spec.baseModel.s3.uri", base.s3.uri, "s3://BUCKET/prefix/", "name the bucket and the folder")
+    if base.run is not None:
+        yield from _run_problems("spec.baseModel.run", base.run, local)
     if local and base.volume is not None:
         yield _cluster_only("spec.baseModel.volume", "volume", "file: {path: ...}")
     if local is not False:
         return
     if base.file is not None:
         yield _local_only("spec.baseModel.file", "file", "huggingFace, s3, volume, mlflow or run")
-    if base.run is not None and base.run.path is not None:
-        yield _local_only("spec.baseModel.run.path", base.run.path, "run: {name: ...}")
     if base.scratch is not None and base.scratch.tokenizer is not None and base.scratch.tokenizer.file is not None:
         yield _local_only("spec.baseModel.scratch.tokenizer.file", base.scratch.tokenizer.file, "vocabularySize")
+
+
+def _run_problems(path: str, run: Any, local: bool | None) -> Iterator[Problem]:
+    """A cluster knows runs by name, a machine by their work folder."""
+    if local is False and run.path is not None:
+        yield _local_only(f"{path}.path", run.path, "name: the run's name")
+    if local and run.name is not None:
+        yield Problem(f"{path}.name", run.name, "path: this machine knows no runs by name", "use path: the work folder")
 
 
 def _local_only(path: str, found: str, instead: str) -> Problem:

@@ -28,10 +28,10 @@ REPLAY = "{ratio: 0.25, sources: [{name: general, uri: general.jsonl, license: M
 
 @pytest.fixture
 def snapshot(check) -> Callable[..., Snapshot]:
-    """The snapshot of the minimal manifest after changes."""
+    """The snapshot of the minimal manifest after changes, wherever it may run."""
 
     def resolved(changes: dict[str, Any] | None = None, uid: str = "uid") -> Snapshot:
-        result = check(changes or {})
+        result = check(changes or {}, local=None)
         assert result.problems == ()
         return resolve(result.run, uid=uid)
 

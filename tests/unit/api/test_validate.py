@@ -204,9 +204,17 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
         {**REPLAY, "spec.replay.fromRun": "{path: x}"},
         ("spec.replay", "sources and fromRun", "exactly one of sources | fromRun", "keep one of them"),
     ),
-    "replay of two runs": (
-        {"spec.replay": "{ratio: 0.25, fromRun: {path: x, name: y}}"},
-        ("spec.replay.fromRun", "name and path", "exactly one of name | path", "keep one of them"),
+    "replay of no run": (
+        {"spec.replay": "{ratio: 0.25, fromRun: {}}"},
+        ("spec.replay.fromRun", "nothing", "exactly one of name | path", "add one of them"),
+    ),
+    "a run of a cluster": (
+        {"spec.baseModel": "{run: {name: base}}"},
+        ("spec.baseModel.run.name", "base", "path: this machine knows no runs by name", "use path: the work folder"),
+    ),
+    "replay of a run of a cluster": (
+        {"spec.replay": "{ratio: 0.25, fromRun: {name: base}}"},
+        ("spec.replay.fromRun.name", "base", "path: this machine knows no runs by name", "use path: the work folder"),
     ),
     "a batch of broken rows": (
         {"spec.training.globalBatchTokens": "1000"},
