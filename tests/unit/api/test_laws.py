@@ -42,13 +42,12 @@ def broken(changes: list[tuple[tuple[Any, ...], Any]]) -> dict[str, Any]:
     document = copy.deepcopy(FULL)
     for place, value in changes:
         parent: Any = document
-        for key in place[:-1]:
-            if isinstance(parent, dict):
-                parent = parent.get(key)
-            else:
-                parent = parent[key] if isinstance(parent, list) and len(parent) > key else None
-        if isinstance(parent, dict) or (isinstance(parent, list) and len(parent) > place[-1]):
-            parent[place[-1]] = value
+        try:
+            for key in place[:-1]:
+                parent = parent[key]
+            parent[place[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            continue  # an earlier change took this place away
     return document
 
 
