@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_trainer.corpus.shards import verify
+from rewarm_trainer.corpus.shards import Index, ShardWriter, dtype_for, verify, write_index
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
-from rewarm_trainer.corpus.shards import Index, ShardWriter, dtype_for, write_index
 from rewarm_trainer.permutation import place
 
 
