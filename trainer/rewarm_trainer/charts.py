@@ -7,6 +7,7 @@ Pure. Decides ticks, scales and where labels stand; never a colour: elements car
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -67,15 +68,19 @@ def thin(points: Sequence[Pair], buckets: int) -> list[Pair]:
     return kept
 
 
-def smooth(points: Sequence[Pair], window: int) -> list[Pair]:
-    """Mean over `window` neighbours, centred; narrower at the ends, so that nothing is shifted."""
+def smooth(points: Sequence[Pair], span: float) -> list[Pair]:
+    """Mean over the neighbours within `span` (in units of x), centred; narrower at the ends, so nothing is shifted.
+
+    By distance, not by count: a log is denser at its beginning. Points stand in rising order of x.
+    """
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)
+    xs = [x for x, _ in points]
     result = []
-    for index, (x, _) in enumerate(points):
-        reach = min(window // 2, index, len(points) - 1 - index)
-        first, last = index - reach, index + reach + 1
+    for x in xs:
+        reach = min(span / 2, x - xs[0], xs[-1] - x)
+        first, last = bisect_left(xs, x - reach), bisect_right(xs, x + reach)
         result.append((x, (sums[last] - sums[first]) / (last - first)))
     return result
 

@@ -49,8 +49,8 @@ def _finding(name: str, value: Mapping[str, Any]) -> Sentence:
     delta = value["delta"]
     verdict = value["verdict"]
     if verdict is None:
-        few = f"{value['documents']} documents are too few to judge {name}; {domain} changed by {change(delta)}."
-        return Sentence("Undecided", few, "open")
+        few = f"but {value['documents']} documents are too few to judge"
+        return Sentence("Undecided", f"{domain} changed by {change(delta)}, {few}.", "open")
     word, tone = _WORDS[value["role"], verdict]
     if verdict == "Tie":
         return Sentence(word, f"{domain} changed by {change(delta)}; no change lies inside the interval.", tone)

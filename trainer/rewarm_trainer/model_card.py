@@ -6,6 +6,7 @@ what nobody measured. Claims no licence: that follows from the base model and th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def _front_matter(snapshot: Snapshot) -> str:
 def hub_name(uri: str) -> str | None:
     """`owner/name` of an `hf://` address, None for any other."""
     scheme, _, rest = uri.partition("://")
-    parts = [part for part in rest.removeprefix("datasets/").split("@")[0].split("/") if part]
+    parts = [part for part in re.split("[?@]", rest.removeprefix("datasets/"))[0].split("/") if part]
     return "/".join(parts[:2]) if scheme == "hf" and len(parts) >= 2 else None
 
 

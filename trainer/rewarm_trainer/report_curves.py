@@ -141,13 +141,14 @@ def _gap_sentence(value: Mapping[str, Any]) -> str:
 
 
 def _enlarged(value: Mapping[str, Any], curve: _Curve) -> Pair | None:
-    """The beginning that deserves a drawing of its own: up to three times the tokens of the peak's recovery."""
+    """The beginning that deserves a drawing of its own, where the peak stands in the first tenth of the run."""
     gap = value["stability_gap"]
     if not gap["depth"] or not gap["peak_tokens"]:
         return None
-    end = 3 * max(gap["peak_tokens"], gap["recovered_tokens"] or 0)
+    last = curve.points[-1][0]
+    end = max(4 * gap["peak_tokens"], last / 20)
     seen = sum(1 for tokens, _ in curve.points if tokens <= end)
-    return (0, end) if seen >= 4 and end <= 0.35 * curve.points[-1][0] else None
+    return (0, end) if seen >= 4 and end <= 0.4 * last else None
 
 
 def training_figures(
@@ -183,11 +184,13 @@ def _figure(chart: Chart, caption: str, table: Table, legend: Sequence[tuple[str
 
 
 def _smoothed(points: Sequence[Pair], tone: str) -> list[Line]:
-    """The values faint, their running mean over a fortieth of the run solid."""
-    window = max(1, len(points) // 40)
-    if window < 3:
-        return [Line(points, tone)]
-    return [Line(points, tone, "faint"), Line(charts.smooth(points, window), tone)]
+    """The values faint, their running mean solid."""
+    return [Line(points, tone, "faint"), Line(charts.smooth(points, _span(points)), tone)]
+
+
+def _span(points: Sequence[Pair]) -> float:
+    """What a running mean runs over: a twenty-fifth of the tokens shown."""
+    return (points[-1][0] - points[0][0]) / 25
 
 
 def _loss_figure(steps: Sequence[Mapping[str, Any]], resumes: Sequence[float]) -> Figure | None:
@@ -225,12 +228,11 @@ def _sources_figure(steps: Sequence[Mapping[str, Any]], replay: set[str]) -> Fig
         for name in names
     }
     tones = {name: f"tone-{index % _TONES + 1}" for index, name in enumerate(names)}
-    window = max(1, len(steps) // 40)
     chart = Chart(
         key="source-loss",
         title="Training loss by source",
         description="; ".join(f"{name} ends at {points[-1][1]:.3f}" for name, points in curves.items() if points) + ".",
-        lines=[Line(charts.smooth(points, window), tones[name]) for name, points in curves.items()],
+        lines=[Line(charts.smooth(points, _span(points)), tones[name]) for name, points in curves.items() if points],
         y_label="nats per token",
     )
     rows = [

@@ -7,6 +7,7 @@ findings.py's, the curves report_curves.py's, the look is that of templates/repo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _ACTIVITIES = ("prepare", "baseline", "train", "evaluate", "checkpoint")
 _NO_NUMBER = "–"
+_INTERVAL = re.compile(r"\[[^\]]*\]")
 
 
 def render_folder(folder: Path) -> str:
@@ -79,6 +81,7 @@ def _template() -> Template:
         signed=lambda value, digits=3: _NO_NUMBER if value is None else signed(value, digits),
         fixed=lambda value, digits=4: _NO_NUMBER if value is None else f"{value:,.{digits}f}",
         percent=lambda value, digits=2: _NO_NUMBER if value is None else f"{value:.{digits}%}",
+        whole=lambda text: _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text),
         sentence=lambda text: text[:1].upper() + text[1:],
     )
     return environment.get_template("report.html.j2")

@@ -49,10 +49,10 @@ def _delta(mean: float, half: float) -> SimpleNamespace:
 
 
 def _look(name: str, step: int) -> Look:
-    role, _, _, baseline, change, gap = _SETS[name]
+    _, _, _, baseline, change, gap = _SETS[name]
     noise = random.Random(step)
     progress = step / STEPS
-    mean = change * (1 - math.exp(-6 * progress)) + gap * 8 * progress * math.exp(-22 * progress) * 2.7
+    mean = change * (1 - math.exp(-6 * progress)) + gap * (progress / 0.03) * math.exp(1 - progress / 0.03)
     mean += noise.gauss(0, 0.002)
     half = 0.011 if step < STEPS else 0.004
     if step == 0:
