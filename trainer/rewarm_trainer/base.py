@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ class Base:
     pin: dict[str, Any]
 
     @property
-    def has_optimizer(self) -> bool:
-        return self.pin["kind"] == "run"
+    def is_run(self) -> bool:
+        """A checkpoint of ours: FP32 masters, with the optimizer's state beside them."""
+        return bool(self.pin["kind"] == "run")
 
 
 def locate(snapshot: Snapshot, root: Path, cache: Path, pinned: Mapping[str, Any] | None) -> Base:
@@ -41,6 +43,8 @@ def locate(snapshot: Snapshot, root: Path, cache: Path, pinned: Mapping[str, Any
     if pinned and kind in ("huggingFace", "mlflow", "run"):
         options = {**options, **pinned.get("resolved", {})}
     base = _KINDS[kind](options, root, cache, snapshot)
+    if base.folder and not base.is_run:
+        base.pin["exportType"] = stored_type(base.folder)
     if pinned and pinned.get("digest") != base.pin.get("digest"):
         raise DataError(
             f"spec.baseModel: the weights in {base.folder} have digest {base.pin.get('digest')}, this run was started "
@@ -125,7 +129,9 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
     checkpoint = _choose(work, options.get("checkpoint", "Final"))
     earlier = read_snapshot(work)
     state = checkpoint.state()
+    pinned = json.loads(work.pins.read_text())["baseModel"]
     pin = {
+        "exportType": pinned.get("exportType", "F32"),
         "kind": "run",
         "resolved": {"path": str(path), "checkpoint": checkpoint.step},
         "name": earlier.name,
@@ -190,6 +196,20 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Path, Path, Snapshot], Base]] = {
     "run": _run,
     "volume": _cluster_only,
 }
+
+
+def stored_type(folder: Path) -> str:
+    """`F32`, `BF16` or `F16`: the type in which a folder keeps most of its weights, read from the file headers."""
+    sizes = {"F32": 0}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__" and entry["dtype"] in ("F32", "BF16", "F16"):
+                begin, end = entry["data_offsets"]
+                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
+    return max(sizes, key=lambda name: sizes[name])
 
 
 def folder_digest(folder: Path) -> str:

@@ -99,10 +99,35 @@ def windows(documents: Sequence[NDArray[Any]], *, bos: int | None, eos: int, len
     return result
 
 
-def _batches(cut: list[Window], rows: int) -> list[list[Window]]:
-    """Windows of similar length together, so that little is padding. The order is a function of the set alone."""
-    ordered = sorted(cut, key=lambda window: -len(window.labels))
-    return [ordered[begin : begin + rows] for begin in range(0, len(ordered), rows)]
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows that share a forward pass of shape [rows, width]; what they do not fill is padding."""
+
+    windows: list[Window]
+    rows: int
+    width: int
+
+
+def _batches(cut: list[Window], length: int, tokens: int) -> list[_Batch]:
+    """Windows of similar length together, in a handful of shapes: a CPU builds its kernels anew for each shape.
+
+    A function of the set alone: ranks and looks change nothing about which windows share a pass.
+    """
+    by_width: dict[int, list[Window]] = {}
+    for window in cut:
+        width = min(length, max(16, _power_of_two(len(window.labels))))
+        by_width.setdefault(width, []).append(window)
+    batches = []
+    for width, members in sorted(by_width.items(), reverse=True):
+        rows = max(1, tokens // width)
+        for begin in range(0, len(members), rows):
+            part = members[begin : begin + rows]
+            batches.append(_Batch(part, min(rows, _power_of_two(len(part))), width))
+    return batches
 
 
 def score(
@@ -112,7 +137,7 @@ def score(
     bos: int | None,
     eos: int,
     length: int,
-    rows: int,
+    batch_tokens: int,
     precision: str,
     count: int | None = None,
     rank: int = 0,
@@ -121,10 +146,10 @@ def score(
 ) -> Scores:
     """Score the first `count` documents (all by default). Batches are dealt over ranks; sums meet by all-reduce.
 
-    `losses` is a TokenLosses; `rows` windows share a forward pass.
+    `losses` is a TokenLosses; about `batch_tokens` labels share a forward pass.
     """
     chosen = documents.ids[: len(documents.ids) if count is None else count]
-    batches = _batches(windows(chosen, bos=bos, eos=eos, length=length), rows)
+    batches = _batches(windows(chosen, bos=bos, eos=eos, length=length), length, batch_tokens)
     device = next(losses.parameters()).device
     nats = torch.zeros(len(chosen), dtype=torch.float64)
     labels = torch.zeros(len(chosen), dtype=torch.int64)
@@ -151,17 +176,16 @@ def score(
 
 
 def _score_batch(
-    losses: nn.Module, batch: list[Window], device: torch.device, nats: torch.Tensor, labels: torch.Tensor
+    losses: nn.Module, batch: _Batch, device: torch.device, nats: torch.Tensor, labels: torch.Tensor
 ) -> None:
     """Add one batch's sums to its documents. Padding stands at the right: under a causal mask nothing sees it."""
-    longest = len(batch[0].labels)
-    inputs = np.zeros((len(batch), longest), dtype=np.int64)
-    targets = np.full((len(batch), longest), IGNORED, dtype=np.int64)
-    for row, window in enumerate(batch):
+    inputs = np.zeros((batch.rows, batch.width), dtype=np.int64)
+    targets = np.full((batch.rows, batch.width), IGNORED, dtype=np.int64)
+    for row, window in enumerate(batch.windows):
         inputs[row, : len(window.inputs)] = window.inputs
         targets[row, : len(window.labels)] = window.labels
     token_nats = losses(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), None)
-    row_nats = token_nats.double().sum(1).cpu()
-    owners = torch.tensor([window.document for window in batch])
+    row_nats = token_nats.double().sum(1).cpu()[: len(batch.windows)]
+    owners = torch.tensor([window.document for window in batch.windows])
     nats.index_add_(0, owners, row_nats)
-    labels.index_add_(0, owners, torch.tensor([len(window.labels) for window in batch]))
+    labels.index_add_(0, owners, torch.tensor([len(window.labels) for window in batch.windows]))

@@ -42,7 +42,7 @@ class Scorer:
     bos: int | None
     eos: int
     length: int
-    rows: int
+    batch_tokens: int
     precision: str
     rank: int
     world: int
@@ -54,7 +54,7 @@ class Scorer:
             bos=self.bos,
             eos=self.eos,
             length=self.length,
-            rows=self.rows,
+            batch_tokens=self.batch_tokens,
             precision=self.precision,
             count=count,
             rank=self.rank,

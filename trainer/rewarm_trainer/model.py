@@ -40,22 +40,7 @@ def load_model(folder: Path) -> nn.Module:
         ) from error
 
 
-def stored_type(folder: Path) -> torch.dtype:
-    """The type in which a model folder keeps its weights, by its largest floating-point tensor's file header."""
-    import json
-    import struct
-
-    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    sizes: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__" and entry["dtype"] in names:
-                begin, end = entry["data_offsets"]
-                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
-    return names[max(sizes, key=lambda name: sizes[name])] if sizes else torch.float32
+EXPORT_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def scratch_model(options: dict[str, Any], vocabulary: int, eos: int, seed: int) -> nn.Module:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+EVALUATION_BATCH_TOKENS = 8192
+
+
 @dataclass(frozen=True)
 class Run:
     """A prepared run: its folder, snapshot and pins."""
@@ -162,7 +165,9 @@ class Session:
         length = run.snapshot.training.sequence_length
         earlier = earlier_sources(run.snapshot, manifest_root(run.work), run.cache)
         return {
-            name: earlier[name] if name in earlier else open_source(folder_of(pin.prepared, "sources", run.cache), name, length)
+            name: earlier[name]
+            if name in earlier
+            else open_source(folder_of(pin.prepared, "sources", run.cache), name, length)
             for name, pin in run.pins.sources.items()
         }
 
@@ -189,7 +194,7 @@ class Session:
         self.optimizer.state.clear()
         if policy == "Reset":
             return
-        path = self.base.folder / "optimizer.safetensors" if self.base.folder and self.base.has_optimizer else None
+        path = self.base.folder / "optimizer.safetensors" if self.base.folder and self.base.is_run else None
         if path is None or not path.exists():
             raise ManifestError(
                 Problem(
@@ -243,12 +248,12 @@ class Session:
             run.pins.bos,
             run.pins.eos,
             run.snapshot.training.sequence_length,
-            max(1, 8192 // run.snapshot.training.sequence_length),
+            EVALUATION_BATCH_TOKENS,
             self.precision,
             self.rank,
             self.world,
         )
-        export_type = models.stored_type(self.base.folder) if self.base.folder else torch.float32
+        export_type = models.EXPORT_TYPES[self.base.pin.get("exportType", "F32")]
         return Looks(
             sets,
             scorer,

@@ -1,0 +1,68 @@
+"""Inputs, labels and positions of a batch, by the definition of a row."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from rewarm_trainer.batches import Loader, assemble, document_positions
+from rewarm_trainer.order import Order, Phase, RowAddress
+
+EOS = 0
+
+
+class Table:
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def row(self, index: int) -> np.ndarray:
+        return self.rows[index]
+
+
+rows_of_tokens = arrays.arrays(np.int64, st.tuples(st.integers(1, 4), st.just(13)), elements=st.integers(0, 3))
+
+
+@given(rows_of_tokens)
+def test_positions_restart_after_every_end_of_document(rows: np.ndarray) -> None:
+    for inputs, positions in zip(rows, document_positions(rows, EOS), strict=True):
+        expected, position = [], 0
+        for token in inputs:
+            expected.append(position)
+            position = 0 if token == EOS else position + 1
+        assert positions.tolist() == expected
+
+
+@given(rows_of_tokens)
+def test_labels_are_the_next_tokens_but_for_a_documents_first(rows: np.ndarray) -> None:
+    addresses = [RowAddress("a", 0, number) for number in range(len(rows))]
+    batch = assemble(addresses, {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=True)
+    assert (batch.inputs == rows[:, :-1]).all()
+    ignored = batch.labels == -100
+    assert (ignored == (rows[:, :-1] == EOS)).all()
+    assert (batch.labels[~ignored] == rows[:, 1:][~ignored]).all()
+    assert batch.valid == (~ignored).sum()
+
+
+@given(rows_of_tokens)
+def test_without_masking_every_token_is_a_label(rows: np.ndarray) -> None:
+    batch = assemble([RowAddress("a", 0, 0)], {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=False)
+    assert batch.positions is None
+    assert batch.valid == 12
+
+
+def test_two_ranks_read_what_one_reads() -> None:
+    table = {"new": Table(np.arange(40 * 9).reshape(40, 9)), "old": Table(np.arange(30 * 9).reshape(30, 9) + 1000)}
+    order = Order(
+        [Phase(0, 0.25)], seed=1, rows_per_step=8, sizes={"new": 40, "old": 30}, corpus={"new": 1}, replay={"old": 1}
+    )
+    one = Loader(table, eos=-1, masking=True, rank=0, world=1, rows=8)
+    two = [Loader(table, eos=-1, masking=True, rank=rank, world=2, rows=8) for rank in range(2)]
+    for step in (0, 1, 2, 7):
+        whole = one.batch(order, step)
+        halves = [loader.batch(order, step) for loader in two]
+        assert (np.concatenate([half.inputs for half in halves]) == whole.inputs).all()
+        assert (np.concatenate([half.sources for half in halves]) == whole.sources).all()
+    for loader in (one, *two):
+        loader.close()

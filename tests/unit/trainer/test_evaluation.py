@@ -1,0 +1,104 @@
+"""Windows and scores of held-out documents, against the definition done slowly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewarm_trainer.corpus.sets import EvaluationDocuments
+from rewarm_trainer.evaluation import Scores, score, windows, within
+from rewarm_trainer.model import TokenLosses, scratch_model
+
+EOS, BOS, LENGTH = 0, 1, 16
+
+
+@pytest.fixture(scope="module")
+def losses() -> TokenLosses:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    return TokenLosses(scratch_model(config, 50, EOS, seed=3))
+
+
+def documents(*lengths: int) -> EvaluationDocuments:
+    random = np.random.default_rng(7)
+    ids = [random.integers(2, 50, length) for length in lengths]
+    return EvaluationDocuments("set", ids, [3 * n + 1 for n in lengths], [f"h{i}" for i in range(len(lengths))])
+
+
+@given(st.lists(st.integers(0, 70), min_size=1, max_size=6), st.sampled_from([None, BOS]), st.integers(1, 20))
+def test_windows_cut_every_label_once_and_only_score_the_first_token_after_a_bos(
+    lengths: list[int], bos: int | None, length: int
+) -> None:
+    cut = windows(documents(*lengths).ids, bos=bos, eos=EOS, length=length)
+    for number, ids in enumerate(documents(*lengths).ids):
+        mine = [window for window in cut if window.document == number]
+        whole = ([] if bos is None else [bos]) + ids.tolist() + [EOS]
+        assert sum((window.labels.tolist() for window in mine), []) == whole[1:]
+        assert sum((window.inputs.tolist() for window in mine), []) == whole[:-1]
+        assert all(len(window.labels) == length for window in mine[:-1])
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_scores_are_those_of_each_window_alone(losses: TokenLosses, bos: int | None) -> None:
+    chosen = documents(5, 40, 1, 16, 33, 9)
+    scores = score(losses, chosen, bos=bos, eos=EOS, length=LENGTH, batch_tokens=64, precision="FP32")
+    expected, labels = np.zeros(6), np.zeros(6)
+    with torch.no_grad():
+        for window in windows(chosen.ids, bos=bos, eos=EOS, length=LENGTH):
+            logits = losses.model(torch.from_numpy(window.inputs)[None]).logits[0].double()
+            picked = torch.log_softmax(logits, -1)[range(len(window.labels)), window.labels]
+            expected[window.document] -= float(picked.sum())
+            labels[window.document] += len(window.labels)
+    np.testing.assert_allclose(scores.nats, expected, rtol=1e-5)
+    assert scores.labels.tolist() == labels.tolist()
+    assert scores.loss == pytest.approx(expected.sum() / labels.sum(), rel=1e-5)
+    assert scores.bits_per_byte == pytest.approx(expected.sum() / math.log(2) / sum(chosen.bytes), rel=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([16, 64, 1024]), st.integers(1, 3))
+def test_scores_do_not_depend_on_batching_or_on_how_ranks_share(
+    losses: TokenLosses, batch_tokens: int, world: int
+) -> None:
+    chosen = documents(5, 40, 1, 16, 33, 9)
+    options = {"bos": None, "eos": EOS, "length": LENGTH, "precision": "FP32"}
+    whole = score(losses, chosen, batch_tokens=128, **options)
+    # Without a process group a rank's own share comes back; the shares of all ranks add up to the whole.
+    parts = [_share(losses, chosen, rank, world, batch_tokens, options) for rank in range(world)]
+    np.testing.assert_allclose(sum(part.nats for part in parts), whole.nats, rtol=1e-5)
+
+
+def _share(losses, chosen, rank, world, batch_tokens, options) -> Scores:  # type: ignore[no-untyped-def]
+    reduce, torch.distributed.all_reduce = torch.distributed.all_reduce, lambda tensor: None
+    try:
+        return score(losses, chosen, batch_tokens=batch_tokens, rank=rank, world=world, **options)
+    finally:
+        torch.distributed.all_reduce = reduce
+
+
+def test_a_look_takes_the_first_documents_up_to_its_tokens() -> None:
+    chosen = documents(10, 10, 10, 10)
+    assert within(chosen, None, 25) == 2
+    assert within(chosen, None, 30) == 3
+    assert within(chosen, BOS, 30) == 2
+    assert within(chosen, None, 1) == 1, "at least one document"
+    assert within(chosen, None, 1000) == 4
+
+
+def test_scores_survive_json_and_are_cut_to_their_first() -> None:
+    value = Scores(("a", "b"), np.array([1.5, 2.5]), np.array([3, 4]), np.array([5, 6]))
+    again = Scores.from_json(value.to_json())
+    assert (again.hashes, again.nats.tolist(), again.labels.tolist()) == (("a", "b"), [1.5, 2.5], [3, 4])
+    assert again.first(1).loss == 0.5

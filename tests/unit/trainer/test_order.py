@@ -1,0 +1,82 @@
+"""The rows of a run as a function of phases, seed and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewarm_trainer.order import Order, Phase
+
+SIZES = {"new": 50, "old": 30, "older": 20}
+
+
+def make(phases: list[Phase], rows_per_step: int = 8, seed: int = 5) -> Order:
+    return Order(
+        phases, seed=seed, rows_per_step=rows_per_step, sizes=SIZES, corpus={"new": 1}, replay={"old": 3, "older": 1}
+    )
+
+
+phase_logs = st.lists(
+    st.tuples(st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5])), min_size=1, max_size=4
+).map(lambda pairs: [Phase(sum(p[0] for p in pairs[:i]), pair[1]) for i, pair in enumerate(pairs)])
+
+
+@given(phase_logs, st.integers(0, 40))
+def test_sums_of_a_prefix_are_what_its_steps_drew(phases: list[Phase], extra: int) -> None:
+    steps = phases[-1].first_step + extra
+    order = make(phases)
+    drawn = Counter(address.source for step in range(steps) for address in order.rows(step))
+    assert order.trained(steps) == {name: drawn[name] for name in SIZES}
+    assert order.cursors(steps) == order.trained(steps)
+    assert sum(order.trained(steps).values()) == steps * 8
+
+
+@given(phase_logs, st.integers(0, 30))
+def test_no_row_of_an_epoch_comes_twice_even_across_phases(phases: list[Phase], extra: int) -> None:
+    order = make(phases)
+    seen = [address for step in range(phases[-1].first_step + extra) for address in order.rows(step)]
+    assert len(seen) == len(set(seen))
+
+
+@given(st.integers(0, 60), st.sampled_from([1, 2, 4, 8]))
+def test_ranks_take_contiguous_slices_of_one_global_batch(step: int, world: int) -> None:
+    order = make([Phase(0, 0.25)])
+    slices = [order.rows(step, rank * (8 // world), 8 // world) for rank in range(world)]
+    assert [row for part in slices for row in part] == order.rows(step)
+
+
+def test_a_changed_ratio_starts_its_tree_at_zero_and_cursors_carry_on() -> None:
+    order = make([Phase(0, 0.25), Phase(3, 0.5)])
+    assert order.cursors(3) == {"new": 18, "old": 5, "older": 1}
+    assert Counter(address.source for address in order.rows(3)) == {"new": 4, "old": 3, "older": 1}
+    assert (order.ratio(2), order.ratio(3)) == (0.25, 0.5)
+
+
+def test_skipped_rows_are_taken_but_not_trained() -> None:
+    order = make([Phase(0, 0.0), Phase(2, 0.0, "diverged", {"new": 24})])
+    assert order.trained(3) == {"new": 24, "old": 0, "older": 0}
+    assert order.cursors(3)["new"] == 48
+    plain = make([Phase(0, 0.0)])
+    assert order.rows(2) == plain.rows(5), "three steps of rows were passed over"
+
+
+def test_a_phase_that_never_trained_is_replaced_and_keeps_its_skips() -> None:
+    order = make([Phase(0, 0.25), Phase(4, 0.25, "diverged", {"new": 8})])
+    assert order.extended(Phase(4, 0.5, "forgetting")) == [
+        Phase(0, 0.25),
+        Phase(4, 0.5, "forgetting", {"new": 8}),
+    ]
+
+
+@pytest.mark.parametrize("phases", [[], [Phase(2, 0.1)], [Phase(0, 0.1), Phase(5, 0.1), Phase(4, 0.1)]])
+def test_a_broken_phase_log_is_refused(phases: list[Phase]) -> None:
+    with pytest.raises(ValueError, match="phase"):
+        make(phases)
+
+
+def test_phase_survives_json() -> None:
+    phase = Phase(7, 0.3, "forgetting", {"new": 2})
+    assert Phase.from_json(phase.to_json()) == phase

@@ -1,0 +1,79 @@
+"""A verified checkpoint as a Hugging Face folder, in the base's own type.
+
+What leaves here is what the final verdict was measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
+from rewarm_trainer.checkpoint import WEIGHTS, Checkpoint, open_checkpoints
+from rewarm_trainer.corpus.tokenizer import FILES
+from rewarm_trainer.state import best_step
+
+_CONFIGURATION = ("config.json", "generation_config.json")
+
+
+def choose(workdir: Path, checkpoint: str | None) -> Checkpoint:
+    """The checkpoint named `step-N`, N, `Final`, `Latest` or `Best` (the newest by default), every byte verified."""
+    checkpoints = open_checkpoints(workdir)
+    committed = checkpoints.committed()
+    if not committed:
+        raise MissingInputError(f"{workdir}: no committed checkpoint; let the run commit one first")
+    name = (checkpoint or "Latest").removeprefix("step-")
+    if name in ("Latest", "Final"):
+        return checkpoints.verify(committed[-1])
+    if name == "Best":
+        newest = checkpoints.verify(committed[-1])
+        best = best_step(newest.state(), committed)
+        return newest if best is None else checkpoints.verify(best)
+    if not name.isdigit() or int(name) not in committed:
+        raise MissingInputError(
+            f"{workdir}: no checkpoint {checkpoint}; there are {', '.join(f'step-{step:08d}' for step in committed)}"
+        )
+    return checkpoints.verify(int(name))
+
+
+def export_type(workdir: Path) -> str:
+    """`F32`, `BF16` or `F16`: how the base keeps its weights."""
+    path = workdir / "pins.json"
+    return str(json.loads(path.read_text())["baseModel"].get("exportType", "F32")) if path.exists() else "F32"
+
+
+def export(workdir: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
+    """Write the checkpoint to `out`, a folder that `AutoModelForCausalLM.from_pretrained` loads; says what it wrote."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ManifestError(
+            Problem("OUT", f"{out}, which is not empty", "a new or empty folder", "choose another folder")
+        )
+    chosen = choose(workdir, checkpoint)
+    kind = export_type(workdir)
+    dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[kind]
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(chosen.folder / WEIGHTS).items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    _copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
+    size = sum(path.stat().st_size for path in out.iterdir())
+    return {"path": str(out), "step": chosen.step, "type": kind, "bytes": size, "sha256": chosen.sha256}
+
+
+def _copy_configuration(source: Path, out: Path, dtype: str) -> None:
+    for name in (*_CONFIGURATION, *FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    path = out / "config.json"
+    if not path.exists():
+        raise DataError(f"{source}: no config.json in the checkpoint; it cannot be exported")
+    config = json.loads(path.read_text())
+    config["dtype"] = dtype
+    path.write_text(json.dumps(config, indent=2) + "\n")
