@@ -136,11 +136,12 @@ def is_class(piece: str) -> bool:
 
 
 def with_formats(files: Sequence[InputFile], asked: Format | None) -> list[InputFile]:
-    """Each file with its format: the one that was asked for, else by suffix (.gz and .zst are looked through).
+    """Each file with its format: the one that was asked for, else by suffix (.gz and .zst are looked through). Rows of
+    a dataset (hf://) have none.
 
     Raises DataError (65) for a suffix that says nothing.
     """
-    return [file if file.format else replace(file, format=asked or format_of(file)) for file in files]
+    return [file if file.uri.startswith("hf://") else replace(file, format=asked or format_of(file)) for file in files]
 
 
 def format_of(file: InputFile) -> Format:
