@@ -243,6 +243,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def test_a_server_killed_and_restarted_in_the_middle_gets_every_metric_once(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="rewarm.tracking")
     tracker = begin(server.uri, tmp_path / "spool", uid="outage")
     train(tracker, range(1, 51))
     assert tracker.flush(60)

@@ -120,16 +120,16 @@ class Courier:
     def _ended(self, deadline_seconds: float) -> Finished:
         if not self._thread.is_alive():
             self.spool.close()
-            return Finished(True, 0, f"tracking: everything arrived at {self._server.name}")
+            return Finished(True, 0, f"everything arrived at {self._server.name}")
         self._abandoned.set()
         self._urgent.set()
         pending = self.spool.pending
         message = (
-            f"tracking: {self._server.name} did not take everything in {deadline_seconds:g} s "
+            f"{self._server.name} did not take everything in {deadline_seconds:g} s "
             f"({self.problem or 'still sending'}); {pending} points wait in the work folder, "
             "and the same command delivers them"
         )
-        logger.warning(message)
+        logger.info(f"tracking: {message}")
         return Finished(False, pending, message)
 
     # Everything below runs on the thread.
@@ -206,15 +206,13 @@ class Courier:
     def _stumble(self, error: Exception) -> None:
         if self._server.trouble(error) is Trouble.LOST:
             self._opened = False
-        if self.problem is None:
-            logger.warning(
-                f"tracking: {self._server.name}: {in_one_line(error)}; points wait on disk, training goes on"
-            )
+        if self.problem is None:  # the caller tells people, it can ask for `problem`
+            logger.info(f"tracking: {self._server.name}: {in_one_line(error)}; points wait on disk, training goes on")
         self.problem = in_one_line(error)
 
     def _recover(self) -> None:
         if self.problem is not None:
-            logger.warning(f"tracking: {self._server.name} is back, everything arrived")
+            logger.info(f"tracking: {self._server.name} is back, everything arrived")
         self.problem = None
 
 
