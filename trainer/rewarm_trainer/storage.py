@@ -21,6 +21,7 @@ from rewarm_trainer.corpus.publish import beside, disk_errors, flush, write_byte
 
 MULTIPART_BYTES = 64 << 20
 DELETE_AT_ONCE = 1000
+ATTEMPTS = 8
 ABSENT = ("NoSuchKey", "NoSuchBucket", "NotFound", "404")
 TAKEN = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409")
@@ -201,7 +202,7 @@ def _client(endpoint: str | None, process: int) -> Any:
         else {}
     )
     config = Config(
-        retries={"total_max_attempts": 8, "mode": "standard"},
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         connect_timeout=10,
         read_timeout=120,
         max_pool_connections=32,

@@ -50,6 +50,7 @@ class Mirror:
         try:
             publish_folder(folder, fill)
         except ValueError as error:
+            storage.delete(f"{key}/{MARKER}")
             log.warning("shared cache: %s; preparing it here instead", error)
 
     def store(self, folder: Path | None) -> None:
