@@ -35,6 +35,8 @@ EXCLUDED = {
 PROSE_CHARACTERS = 2_500
 CODE_CHARACTERS = 4_000
 SMALLEST_DOCUMENT = 200
+# One statement longer than this is a table, not something that anybody reads.
+LARGEST_PIECE = 16_000
 # Brackets, underscores, operators: English prose has few, a paragraph of code many.
 _CODE_MARKS = re.compile(r"[=(){}\[\]_<>|\\/@#*]")
 _WORD = re.compile(r"[A-Za-z][a-z']+")
@@ -51,7 +53,7 @@ def modules() -> Iterator[tuple[str, str]]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        if any(part in EXCLUDED or part.startswith("config-") for part in parts):
+        if any(part in EXCLUDED or part.startswith(("config-", "_sysconfigdata")) for part in parts):
             continue
         try:
             with tokenize.open(path) as file:
@@ -153,15 +155,23 @@ def _column(lines: list[str], row: int, offset: int) -> int:
 
 
 def definitions(source: str) -> Iterator[str]:
-    """A module cut before each of its top-level statements, decorators included."""
+    """A module cut before each of its top-level statements, and before each member of a long class."""
     lines = source.splitlines(keepends=True)
     starts = []
     for node in ast.parse(source).body:
-        decorators = getattr(node, "decorator_list", [])
-        starts.append(min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1)
+        starts.append(_first_line(node))
+        length = sum(map(len, lines[node.lineno - 1 : node.end_lineno]))
+        if isinstance(node, ast.ClassDef) and length > CODE_CHARACTERS:
+            starts += map(_first_line, node.body[1:])
     edges = [0, *sorted(set(starts) - {0}), len(lines)]
     for begin, end in pairwise(edges):
         yield "".join(lines[begin:end])
+
+
+def _first_line(node: ast.stmt) -> int:
+    """Counted from 0, decorators included."""
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
 
 
 def is_table(text: str) -> bool:
@@ -170,7 +180,7 @@ def is_table(text: str) -> bool:
 
 
 def code() -> Iterator[Document]:
-    """The new domain: one document a module; long modules cut between top-level definitions."""
+    """The new domain: one document a module; long modules cut between definitions."""
     seen: set[bytes] = set()
     for name, source in modules():
         try:
@@ -181,7 +191,7 @@ def code() -> Iterator[Document]:
         fresh = []
         for piece in pieces:
             key = hashlib.sha256(piece.encode()).digest()
-            if key not in seen and not is_table(piece):
+            if key not in seen and len(piece) <= LARGEST_PIECE and not is_table(piece):
                 seen.add(key)
                 fresh.append(piece)
         yield from packed(name, fresh, CODE_CHARACTERS, "")
