@@ -169,7 +169,7 @@ def tokenizer(tmp_path: Path) -> TokenizerHandle:
 def test_a_corpus_in_a_bucket_is_the_same_corpus(
     bucket: str, tmp_path: Path, tokenizer: TokenizerHandle, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "worker_count", lambda tasks, size: workers)
+    monkeypatch.setattr(pool, "worker_count", lambda tasks, size, lightness=1: workers)
     (tmp_path / "parts").mkdir()
     for number in range(3):
         content = gzip.compress(lines_of(TEXTS[number * 30 : number * 30 + 30]))

@@ -19,7 +19,7 @@ from typing import Any
 from rewarm_api.errors import DependencyError
 
 SMALL = 8_000_000
-"""Bytes below which starting a process costs more than it saves."""
+"""Bytes of text below which starting processes to tokenise them costs more than it saves."""
 
 POLL_SECONDS = 0.2
 
@@ -30,9 +30,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_count(tasks: int, size: int) -> int:
-    """Processes for `tasks` inputs of `size` bytes together (0: unknown); 1 means in this process."""
-    return 1 if 0 < size < SMALL else max(1, min(tasks, available_cores()))
+def worker_count(tasks: int, size: int, lightness: int = 1) -> int:
+    """Processes for `tasks` inputs of `size` bytes together (0: unknown); 1 means in this process.
+
+    `lightness`: how many times less work a byte is than in tokenisation.
+    """
+    return 1 if 0 < size < SMALL * lightness else max(1, min(tasks, available_cores()))
 
 
 def advance(amount: int) -> None:

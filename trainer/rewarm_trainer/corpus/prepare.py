@@ -142,6 +142,12 @@ def check_pin(name: str, pinned: str | None, found: str, whose: str) -> None:
         )
 
 
+def check_pins(pins: Pins | None, digests: Mapping[str, str]) -> None:
+    """DataError (65) when a source is not the one that an earlier preparation of this run pinned."""
+    for name, digest in digests.items() if pins is not None else ():
+        check_pin(name, pins.sources[name].digest if pins and name in pins.sources else None, digest, "pins.json")
+
+
 def prepare(
     snapshot: Snapshot,
     *,
@@ -165,6 +171,7 @@ def prepare(
     check_sets(snapshot)
     scans = {each.name: work.scan_source(each) for each in snapshot.sources if each.format is not Format.TOKENS}
     set_scans = {each.name: work.scan_set(each) for each in snapshot.evaluation.sets if each.uri is not None}
+    check_pins(pins, {name: scan.digest for name, scan in scans.items()})
     work.check_overlap(set_scans, scans)
     handle = tokenizer or scratch_tokenizer(snapshot, scans, work.root, work.cache, progress, work.mirror)
     if pins is not None and pins.tokenizer != handle.fingerprint:
@@ -175,9 +182,7 @@ def prepare(
     if tokenizer is None and fresh_tokenizer is not None:
         handle.save(fresh_tokenizer)
     sources, sets, digests = tokenise_all(work, scans, set_scans, handle)
-    if pins is not None:
-        for name, digest in digests.items():
-            check_pin(name, pins.sources[name].digest if name in pins.sources else None, digest, "pins.json")
+    check_pins(pins, digests)
     length = snapshot.training.sequence_length
     counted = {
         each.name: source_pin(

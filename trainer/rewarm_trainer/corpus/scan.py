@@ -31,6 +31,7 @@ VERSION = 1
 TEXT_UNIT_BYTES = 1 << 20
 TEXT_UNIT_FILES = 1024
 FLUSH_BYTES = 1 << 20
+LIGHTNESS = 8
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ def scan_files(
     found: list[UnitScan] = pool.run_all(
         scan_unit,
         arguments,
-        workers=pool.worker_count(len(units), total),
+        workers=pool.worker_count(len(units), total, LIGHTNESS),
         report=lambda done: progress("scan", name, min(done, total), total, "bytes"),
     )
     progress("scan", name, total, total, "bytes")

@@ -87,6 +87,16 @@ def test_parquet(tmp_path: Path) -> None:
     assert found == [Document("a", "x"), Broken(2, "field 'body' is NoneType, expected a string"), Document("c", None)]
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_packed_parquet(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.parquet{suffix}"
+    path.write_bytes(PACK[suffix](parquet(tmp_path / "a.parquet", text=["a", "b", "c"]).read_bytes()))
+    assert read(path, Format.PARQUET) == [Document("a"), Document("b"), Document("c")]
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(BrokenFile, match="row 1: cannot be read as Parquet"):
+        read(path, Format.PARQUET)
+
+
 def test_parquet_without_the_column(tmp_path: Path) -> None:
     with pytest.raises(BrokenFile, match="no column 'text'; the file has 'body'"):
         read(parquet(tmp_path / "a.parquet", body=["a"]), Format.PARQUET)

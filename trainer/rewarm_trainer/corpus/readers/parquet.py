@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewarm_trainer.corpus.readers.base import Advance, Broken, BrokenFile, Document, Fields
+from rewarm_trainer.corpus.readers.base import (
+    Advance,
+    Broken,
+    BrokenFile,
+    Document,
+    Fields,
+    decompression_errors,
+    opened,
+)
 
 BATCH_ROWS = 256
 
@@ -18,7 +26,7 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
 
     size, done, row = path.stat().st_size, 0, 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(unpacked(path)) as file:
             names = file.schema_arrow.names
             if missing := [name for name in fields.asked() if name not in names]:
                 raise BrokenFile(f"no column {missing[0]!r}; the file has {', '.join(map(repr, names))}")
@@ -29,9 +37,19 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
                     yield Broken(row, str(record)) if isinstance(record, Exception) else fields.document(record, row)
                 advance(size * row // total - done)
                 done = size * row // total
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, *decompression_errors()) as error:
         raise BrokenFile(f"row {row + 1}: cannot be read as Parquet ({first_line(error)})") from error
     advance(size - done)
+
+
+def unpacked(path: Path) -> Any:
+    """The file itself, or its whole content in memory under a .gz or .zst (Parquet needs to jump about in it)."""
+    if path.suffix not in (".gz", ".zst"):
+        return path
+    import pyarrow
+
+    with opened(path, lambda _: None) as stream:
+        return pyarrow.BufferReader(stream.read())
 
 
 def records(batch: Any) -> Iterator[dict[str, Any] | Exception]:
