@@ -138,6 +138,9 @@ def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, p
         pins=pins,
         earlier=earlier_sources(snapshot, root, cache),
     )
+    if handle:
+        # Beside every checkpoint lies the tokenizer that it was trained with, its base's.
+        handle.save(work.tokenizer)
     log = RunLog(work.log)
     for warning in prepared.warnings:
         log.write({"event": "warning", "message": warning})
