@@ -200,20 +200,20 @@ def _frame(chart: Chart, width: int, height: int) -> _Frame | None:
     points = [point for line in chart.lines for point in line.points if shown[0] <= point[0] <= shown[1]]
     bands = [point for band in chart.bands for point in band.points if shown[0] <= point[0] <= shown[1]]
     xs = _finite(x for x, *_ in [*points, *bands])
-    ys = _finite(
-        [
-            *(y for _, y in points),
-            *(bound for _, low, high in bands for bound in (low, high)),
-            *(rule.y for rule in chart.rules),
-        ]
-    )
-    if not xs or not ys or not _finite(y for _, y in points):
+    curves = _finite(y for _, y in points)
+    if not xs or not curves:
         return None
+    curves += [rule.y for rule in chart.rules]
+    bounds = _finite(bound for _, low, high in bands for bound in (low, high))
+    low, high = min(curves), max(curves)
+    room = 2 * (high - low) or math.inf  # a band wider than that leaves the frame instead of flattening the curve
+    bottom = min([low, *(max(bound, low - room) for bound in bounds)])
+    top = max([high, *(min(bound, high + room) for bound in bounds)])
     x = chart.x_range or (min(0.0, *xs), max(xs))
     if x[1] <= x[0]:
         x = (x[0], x[0] + 1)
-    y = _padded(min(ys), max(ys), chart.from_zero)
-    return _Frame(width, height, x, y, ticks(*x, 5), ticks(*y, 4))
+    y = _padded(bottom, top, chart.from_zero)
+    return _Frame(width, height, x, y, ticks(*x, 5), ticks(*y, 5))
 
 
 def _padded(low: float, high: float, from_zero: bool) -> Pair:

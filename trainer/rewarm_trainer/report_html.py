@@ -21,7 +21,7 @@ from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.report import load_report
 from rewarm_trainer.report_curves import asked_shares, set_figures, training_figures
 from rewarm_trainer.runlog import Attempt, Log, read_log
-from rewarm_trainer.workdir import WorkFolder
+from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -35,7 +35,7 @@ def render_folder(folder: Path) -> str:
     """The page of the run in a work folder (MissingInputError, 66, when it holds no report)."""
     report = load_report(folder)
     work = WorkFolder(folder)
-    snapshot = Snapshot.model_validate_json(work.snapshot.read_bytes()) if work.snapshot.exists() else None
+    snapshot = read_snapshot(work) if work.snapshot.exists() else None
     pins = Pins.model_validate_json(work.pins.read_bytes()) if work.pins.exists() else None
     log = read_log(work.log) if work.log.exists() else Log()
     return render_html(report, snapshot=snapshot, pins=pins, log=log)

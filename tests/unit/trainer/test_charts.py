@@ -107,7 +107,7 @@ def coordinates(element: ElementTree.Element) -> list[tuple[float, float]]:
 
 @given(rising)
 def test_every_chart_is_well_formed_and_inside_its_frame(points: list) -> None:
-    band = Band([(x, y - 1, y + 1) for x, y in points], "tone-new")
+    band = Band([(x, y, y) for x, y in points], "tone-new")
     drawn = svg(chart(points, bands=[band], rules=[Rule(points[0][1], "untouched base")]), 460, 270)
     root = ElementTree.fromstring(drawn)
     assert root.find("title").text == "Loss <on> a"
@@ -148,6 +148,14 @@ def test_an_enlarged_part_scales_to_what_it_shows() -> None:
     assert "40" in labels
     assert "50" not in labels
     assert "2.0" in labels
+
+
+def test_a_band_far_wider_than_the_curve_does_not_flatten_it() -> None:
+    points = [(0, 3.0), (10, 2.0)]
+    root = ElementTree.fromstring(svg(chart(points, bands=[Band([(0, 3.0, 3.0), (10, -500.0, 2.1)])])))
+    line = next(path for path in root.iter("path") if "line" in path.get("class"))
+    (_, start), (_, end) = coordinates(line)
+    assert end - start > 40
 
 
 def test_the_measure_of_a_gap_says_how_deep() -> None:
