@@ -13,10 +13,10 @@ def execute(folder: Path, html: Path | None, output: Output) -> int:
 
     report = load_report(folder)
     if html is not None:
+        from rewarm_trainer.files import write_bytes
         from rewarm_trainer.report_html import render_folder
-        from rewarm_trainer.workdir import write_atomically
 
-        write_atomically(html, render_folder(folder).encode())
+        write_bytes(html, render_folder(folder).encode())
         say(f"report page: {html}")
     if output is Output.JSON:
         emit(report)

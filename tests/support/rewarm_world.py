@@ -36,7 +36,8 @@ def paragraphs() -> list[str]:
 def functions() -> list[str]:
     """Source code that every CPython ships, cut at its top-level definitions."""
     folder = Path(os.__file__).parent
-    texts = [(folder / name).read_text() for name in ("argparse.py", "tarfile.py", "pickle.py", "typing.py", "inspect.py")]
+    names = ("argparse.py", "tarfile.py", "pickle.py", "typing.py", "inspect.py")
+    texts = [(folder / name).read_text() for name in names]
     return [part for text in texts for part in text.split("\n    def ") if len(part) > 200]
 
 

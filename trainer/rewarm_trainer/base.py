@@ -129,9 +129,10 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
     checkpoint = _choose(work, options.get("checkpoint", "Final"))
     earlier = read_snapshot(work)
     state = checkpoint.state()
-    pinned = json.loads(work.pins.read_text())["baseModel"]
+    pins = json.loads(work.pins.read_text())
     pin = {
-        "exportType": pinned.get("exportType", "F32"),
+        "exportType": pins["baseModel"].get("exportType", "F32"),
+        "sources": {name: pin["digest"] for name, pin in pins["sources"].items()},
         "kind": "run",
         "resolved": {"path": str(path), "checkpoint": checkpoint.step},
         "name": earlier.name,

@@ -101,10 +101,8 @@ class Loader:
     def batch(self, order: Order, step: int) -> Batch:
         """The batch of update `step` + 1; starts to read the next one."""
         ahead, self._ahead = self._ahead, None
-        if ahead and ahead[0] is order and ahead[1] == step:
-            batch = ahead[2].result()
-        else:
-            batch = self._load(order, step)
+        is_read = ahead is not None and ahead[0] is order and ahead[1] == step
+        batch = ahead[2].result() if ahead and is_read else self._load(order, step)
         self._ahead = (order, step + 1, self._worker.submit(self._load, order, step + 1))
         return batch
 

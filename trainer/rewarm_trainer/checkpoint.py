@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, DependencyError, MissingInputError
+from rewarm_trainer.files import disk_errors
 from rewarm_trainer.storage import LocalStorage, Storage, open_storage
-from rewarm_trainer.workdir import WorkFolder, disk_full_is_named, read_snapshot
+from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 MANIFEST = "manifest.json"
 MARKER = "COMMITTED"
@@ -114,7 +115,7 @@ class Checkpoints:
         newest = self._newest_epoch()
         if newest != self._epoch:
             raise DependencyError(
-                f"{self._store.uri('')}: a newer writer (epoch {newest}) took over from this one (epoch {self._epoch}); "
+                f"{self._store.uri('')}: writer {newest} took over from this one ({self._epoch}); "
                 "this one stops and commits nothing; let the newer one run, or give this run its own checkpoints.uri"
             )
 
@@ -124,7 +125,7 @@ class Checkpoints:
         """An empty local folder in which the files of a new checkpoint are to be written."""
         folder = self._scratch / folder_name(step)
         shutil.rmtree(folder, ignore_errors=True)
-        with disk_full_is_named(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True)
         return folder
 
@@ -134,7 +135,7 @@ class Checkpoints:
         name = folder_name(step)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         try:
-            with disk_full_is_named(folder):
+            with disk_errors(folder):
                 entries = {
                     path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
                     for path in files
@@ -267,7 +268,7 @@ def write_json_file(path: Path, value: Any) -> None:
 
 
 def write_bytes_file(path: Path, data: bytes) -> None:
-    with disk_full_is_named(path), open(path, "wb") as file:
+    with disk_errors(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

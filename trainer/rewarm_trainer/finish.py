@@ -12,13 +12,14 @@ from typing import Any
 
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
 from rewarm_trainer import forgetting, gates, statistics
+from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.model_card import model_card
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
 from rewarm_trainer.report_html import render_html
 from rewarm_trainer.runlog import derive_attempts, read_log, read_records
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.statistics import Delta
-from rewarm_trainer.workdir import WorkFolder, write_atomically, write_json
+from rewarm_trainer.workdir import WorkFolder
 
 
 def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
@@ -74,7 +75,9 @@ def verdict_of(sets: Mapping[str, SetFacts], snapshot: Snapshot, trunk: bool, en
 def remarks_of(snapshot: Snapshot, pins: Pins) -> list[str]:
     """What a reader must know to read the verdict rightly."""
     remarks = ["document intervals do not see seed noise: they judge this checkpoint, not the recipe"]
-    if snapshot.group(Group.REPLAY) and snapshot.replay.ratio > 0 and pins.base_model["kind"] != "run":
+    own = set(pins.base_model.get("sources", {}).values())
+    replayed = {pin.digest for pin in _replayed(snapshot, pins).values()}
+    if snapshot.replay.ratio > 0 and pins.base_model["kind"] != "scratch" and not replayed <= own:
         remarks.append("proxy replay: the replay text is not known to be the base model's own training data")
     if any(pin.repeats > 1 for pin in _replayed(snapshot, pins).values()):
         remarks.append("replay text was repeated; see epochs by source")
@@ -164,8 +167,8 @@ def lineage(snapshot: Snapshot, pins: Pins, report: Mapping[str, Any]) -> dict[s
 def publish(work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, Any]) -> None:
     """Page, card and, last, `report.json`: a run whose report exists has the others too."""
     page = render_html(report, snapshot=snapshot, pins=pins, log=read_log(work.log))
-    write_atomically(work.report_html, page.encode())
-    write_atomically(work.model_card, model_card(report, snapshot, pins).encode())
+    write_bytes(work.report_html, page.encode())
+    write_bytes(work.model_card, model_card(report, snapshot, pins).encode())
     write_json(work.report, report)
 
 

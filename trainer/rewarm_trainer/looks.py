@@ -22,8 +22,8 @@ from rewarm_api.errors import DataError
 from rewarm_api.snapshot import Role, digest_of
 from rewarm_trainer import evaluation, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
+from rewarm_trainer.files import write_json
 from rewarm_trainer.statistics import Delta
-from rewarm_trainer.workdir import write_json
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rewarm_api.errors import DataError, MissingInputError
+from rewarm_trainer.files import finite
 from rewarm_trainer.findings import Sentence, verdict_sentences
 from rewarm_trainer.runlog import Attempt, Log, attempts_from_log, read_log
-from rewarm_trainer.workdir import finite
 
 __all__ = [
     "Attempt",

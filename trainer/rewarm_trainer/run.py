@@ -20,11 +20,12 @@ from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_api.resolve import resolve
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_api.validate import validate
+from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.report import Facts, build_report
 from rewarm_trainer.signals import StopRequest
-from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot, write_atomically, write_json, write_snapshot
+from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot, write_snapshot
 
 
 def cache_folder(uri: str | None = None, root: Path | None = None) -> Path:
@@ -149,7 +150,7 @@ def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, p
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
     if pins is None:
-        write_atomically(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
+        write_bytes(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
     return pins or prepared.pins
 
 

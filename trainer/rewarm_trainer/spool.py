@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from rewarm_trainer.workdir import write_json
+from rewarm_trainer.files import write_json
 
 _HELD_LINES = 10_000  # kept in memory while the disk refuses
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rewarm_api.errors import DependencyError, MissingInputError
-from rewarm_trainer.corpus.publish import beside, disk_errors, flush, write_bytes
+from rewarm_trainer.files import beside, disk_errors, flush, write_bytes
 
 MULTIPART_BYTES = 64 << 20
 DELETE_AT_ONCE = 1000

@@ -5,78 +5,17 @@ Decides nothing about training. The folder's own snapshot always wins over start
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import math
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DependencyError, ManifestError, Problem
 from rewarm_api.snapshot import Snapshot
-
-# Quotas and file size limits are the same event for a user as a full disk: nothing more can be written here.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value with every number that is not finite replaced by null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
-
-
-@contextmanager
-def disk_full_is_named(path: Path) -> Iterator[None]:
-    """Turn the operating system's "no space" into the one line and the exit code (75) of the contract."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DependencyError(
-                f"disk full: cannot write {path} ({os.strerror(error.errno)}); free space and start the same command "
-                "again, it resumes from the last committed checkpoint"
-            ) from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `path` so that a reader, now or after a crash, sees the old content or the new, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_full_is_named(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, atomically; numbers that are not finite become null."""
-    write_atomically(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
+from rewarm_trainer.files import disk_errors, finite, write_json
 
 
 class WorkFolder:
@@ -147,7 +86,7 @@ class RunLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
-        self._file = open(path, "ab")
+        self._file = open(path, "ab")  # noqa: SIM115 - open for as long as the run
         if self._file.tell():
             with open(path, "rb") as reader:
                 reader.seek(-1, os.SEEK_END)
@@ -156,13 +95,13 @@ class RunLog:
 
     def write(self, record: dict[str, Any]) -> None:
         line = json.dumps(finite({**record, "time": round(time.time(), 3)}), allow_nan=False)
-        with self._lock, disk_full_is_named(self._path):
+        with self._lock, disk_errors(self._path):
             self._file.write(line.encode() + b"\n")
             self._file.flush()
 
     def sync(self) -> None:
         """Before a commit: what the checkpoint knows, the log knows."""
-        with self._lock, disk_full_is_named(self._path):
+        with self._lock, disk_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_trainer.corpus.inputs import InputFile
-from rewarm_trainer.corpus.publish import write_bytes
 from rewarm_trainer.corpus.readers import Advance, Broken, Document, Fields, reader_for
+from rewarm_trainer.files import write_bytes
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import Source, digest_of
 from rewarm_trainer.corpus.fetch import content_digest, fetched
 from rewarm_trainer.corpus.inputs import InputFile, expand
-from rewarm_trainer.corpus.publish import publish_folder
 from rewarm_trainer.corpus.scan import Progress
 from rewarm_trainer.corpus.shards import Index, Shard, ShardWriter, blocks, dtype_for, write_index
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
+from rewarm_trainer.files import publish_folder
 
 VERSION = 1
 

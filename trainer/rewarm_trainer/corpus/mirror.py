@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rewarm_api.errors import DependencyError
 from rewarm_trainer.corpus.fetch import content_digest
-from rewarm_trainer.corpus.publish import publish_folder
+from rewarm_trainer.files import publish_folder
 
 if TYPE_CHECKING:
     from rewarm_trainer.storage import Storage

@@ -22,10 +22,10 @@ from rewarm_api.snapshot import digest_of
 from rewarm_trainer.corpus import pool
 from rewarm_trainer.corpus.fetch import content_digest, documents_of, fetched, known_digest, remember_digest
 from rewarm_trainer.corpus.inputs import InputFile
-from rewarm_trainer.corpus.publish import publish_folder, write_json
 from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Fields
 from rewarm_trainer.corpus.records import HELD_OUT, RECORD, TRAIN, digest_bytes, record_of
 from rewarm_trainer.corpus.selection import Rule, chunks, hold_out, mark_duplicates
+from rewarm_trainer.files import publish_folder, write_json
 
 VERSION = 1
 TEXT_UNIT_BYTES = 1 << 20

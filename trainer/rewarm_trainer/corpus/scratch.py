@@ -9,11 +9,11 @@ from pathlib import Path
 from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.snapshot import Snapshot, digest_of
 from rewarm_trainer.corpus.mirror import Mirror
-from rewarm_trainer.corpus.publish import publish_folder
 from rewarm_trainer.corpus.records import TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan
 from rewarm_trainer.corpus.tokenise import chosen_documents, folder_of, works_of
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle, train_tokenizer
+from rewarm_trainer.files import publish_folder
 
 VERSION = 1
 SMALLEST = 257

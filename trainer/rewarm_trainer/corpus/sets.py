@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_trainer.corpus.publish import write_json
+from rewarm_trainer.files import write_json
 
 VERSION = 1
 

@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_trainer.corpus.publish import write_json
+from rewarm_trainer.files import write_json
 
 VERSION = 1
 SHARD_TOKENS = 1 << 28

@@ -21,13 +21,13 @@ from rewarm_trainer.corpus import pool
 from rewarm_trainer.corpus.fetch import content_digest, documents_of
 from rewarm_trainer.corpus.inputs import InputFile
 from rewarm_trainer.corpus.mirror import Mirror
-from rewarm_trainer.corpus.publish import publish_folder, write_json
 from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Document, Fields
 from rewarm_trainer.corpus.records import HELD_OUT, TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan, UnitScan
 from rewarm_trainer.corpus.sets import SetDocument, write_set
 from rewarm_trainer.corpus.shards import Index, ShardWriter, blocks, dtype_for, write_index
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
+from rewarm_trainer.files import publish_folder, write_json
 
 VERSION = 1
 BATCH_CHARACTERS = 1 << 20

@@ -15,7 +15,7 @@ from typing import Any
 
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import digest_of
-from rewarm_trainer.corpus.publish import write_bytes, write_json
+from rewarm_trainer.files import write_bytes, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = (

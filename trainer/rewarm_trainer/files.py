@@ -1,4 +1,4 @@
-"""How anything gets into the cache: written beside its place, flushed, then moved there in one step.
+"""How anything gets onto a disk: written beside its place, flushed, then moved there in one step.
 
 A reader therefore finds a file or a folder either whole or not at all, whatever was killed when.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import uuid
@@ -17,6 +18,20 @@ from typing import Any
 
 from rewarm_api.errors import DependencyError
 
+# A quota and a limit on file sizes are the same event for a user as a full disk: nothing more can be written here.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with every number that is not finite replaced by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -24,9 +39,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise DependencyError(
-                f"{path}: disk full while writing; free some space or choose another folder, then start again"
+                f"{path}: disk full while writing ({os.strerror(error.errno or 0)}); free some space, then start "
+                "the same command again: it goes on from what is whole"
             ) from error
         raise
 
@@ -62,7 +78,9 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    write_bytes(target, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    """`value` as indented JSON, atomically; numbers that are not finite become null."""
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(target, text.encode() + b"\n")
 
 
 def publish_folder(target: Path, fill: Callable[[Path], None]) -> Path:
