@@ -84,7 +84,7 @@ class Worker:
             {"rewarm.dev/run": run.snapshot.name, "rewarm.dev/snapshot-digest": run.snapshot.digest},
             parameters_of(run),
             run.work.state / "spool",
-            run.work.root / "mlartifacts" if tracking.uri is None else None,
+            None if (tracking.uri or "").startswith("http") else run.work.root / "mlartifacts",
         )
         log = RunLog(run.work.log)
         self._listener = Listener(log, self._progress, tracker, exporter, run.snapshot.training.sequence_length)
