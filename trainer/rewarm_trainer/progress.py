@@ -191,7 +191,7 @@ class PlainProgress(Progress):
             return
         self._last = (stage + " done" if ended else stage, now)
         share = f"{_amount(done, unit)} of {_amount(total, unit)}" if total is not None else _amount(done, unit)
-        self._line(f"{stage}: {share} {unit}".rstrip())
+        self._line(f"{stage}: {share} {_word(unit)}")
 
     def prepare(self, stage: str, source: str, done: float, total: float | None, unit: str) -> None:
         self._stage(f"{stage} {source}", done, total, unit)
@@ -261,7 +261,7 @@ class LiveProgress(Progress):
             del self._stages[name]
             if self._course.tokens:
                 return
-            self.event(f"{name}: {_amount(total, unit)} {unit} in {duration(time.monotonic() - started)}")
+            self.event(f"{name}: {_amount(total, unit)} {_word(unit)} in {duration(time.monotonic() - started)}")
 
     def prepare(self, stage: str, source: str, done: float, total: float | None, unit: str) -> None:
         self._stage(f"{stage} {source}", done, total, unit)
@@ -328,7 +328,7 @@ def _stage_line(name: str, done: float, total: float | None, unit: str, started:
 
     elapsed = max(time.monotonic() - started, 1e-6)
     rate = done / elapsed
-    words = [f"{_amount(done, unit)}" + (f"/{_amount(total, unit)}" if total is not None else ""), unit]
+    words = [f"{_amount(done, unit)}" + (f"/{_amount(total, unit)}" if total is not None else ""), _word(unit)]
     if done and elapsed > 1:
         words.append(f"{_amount(rate, unit)}/s")
         if total is not None and rate:
@@ -339,9 +339,13 @@ def _stage_line(name: str, done: float, total: float | None, unit: str, started:
 
 
 def _amount(value: float | None, unit: str) -> str:
-    """A count as it is; bytes and tokens shortened."""
+    """A count as it is; bytes in millions, tokens shortened."""
     if value is None:
         return "?"
     if unit == "bytes":
-        return f"{value / 1e6:,.1f}M"
+        return f"{value / 1e6:,.1f}"
     return format_tokens(round(value)) if unit == "tokens" else f"{value:,.0f}"
+
+
+def _word(unit: str) -> str:
+    return "MB" if unit == "bytes" else unit

@@ -127,12 +127,12 @@ def test_losses_are_grouped_and_missing_ones_left_out():
 def test_long_stages_do_not_flood_a_pipe(plain):
     progress, stream = plain
     for done in range(1001):
-        progress.prepare("scan", "new", done, 1000, "documents")
+        progress.prepare("scan", "new", done * 1e6, 1e9, "bytes")
     for done in range(65):
         progress.baseline("old", done, 64)
     assert stream.getvalue().splitlines() == [
-        "scan new: 0 of 1,000 documents",
-        "scan new: 1,000 of 1,000 documents",
+        "scan new: 0.0 of 1,000.0 MB",
+        "scan new: 1,000.0 of 1,000.0 MB",
         "baseline old: 0 of 64 batches",
         "baseline old: 64 of 64 batches",
     ]
