@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-# (summed difference of the first arm, of the second, labels) -> the effect; on numbers and on arrays alike.
-Statistic = Callable[[Any, Any, Any], Any]
+# (summed difference of each arm, ..., labels) -> the effect; on numbers and on arrays alike.
+Statistic = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -54,29 +54,37 @@ def same_documents(first: PerDocument, second: PerDocument) -> None:
         raise ValueError("the arms continued different bases; remove their folders and run all of them again")
 
 
-def removed_fraction(without: Sequence[PerDocument], replay: Sequence[PerDocument]) -> Estimate:
+def removed_fraction(
+    without: Sequence[PerDocument], replay: Sequence[PerDocument], control: Sequence[PerDocument] | None = None
+) -> Estimate:
     """1 - forgetting with replay / forgetting without; one pair of arms per seed.
 
+    Both are measured from the base, or with `control` from an arm that was continued on the old text alone.
     Interval: percentiles of a paired bootstrap, documents drawn once for both arms of a pair; with several pairs
     seeds are drawn too.
     """
-    return _bootstrap(without, replay, lambda plain, mixed, labels: 1 - mixed / plain)
+    if control is None:
+        return _bootstrap([without, replay], lambda plain, mixed, labels: 1 - mixed / plain)
+    return _bootstrap(
+        [without, replay, control], lambda plain, mixed, alone, labels: 1 - (mixed - alone) / (plain - alone)
+    )
 
 
 def mean_delta(runs: Sequence[PerDocument]) -> Estimate:
     """Final minus baseline in nats per token over several seeds, seeds and documents both drawn."""
-    return _bootstrap(runs, runs, lambda plain, mixed, labels: plain / labels)
+    return _bootstrap([runs], lambda total, labels: total / labels)
 
 
-def _bootstrap(first: Sequence[PerDocument], second: Sequence[PerDocument], statistic: Statistic) -> Estimate:
-    for one, other in zip(first, second, strict=True):
-        same_documents(one, other)
-        if one.hashes != first[0].hashes:
-            raise ValueError("the seeds scored different documents; they must share one corpus")
-    # sums[kind, seed]: only sums over documents enter the statistic.
-    values = np.array(
-        [[one.difference, other.difference, one.labels] for one, other in zip(first, second, strict=True)]
-    ).swapaxes(0, 1)
+def _bootstrap(arms: Sequence[Sequence[PerDocument]], statistic: Statistic) -> Estimate:
+    """`arms` hold one run per seed each; `statistic` gets the summed difference of each arm, then the labels."""
+    first = arms[0]
+    for runs in arms:
+        for own, other in zip(first, runs, strict=True):
+            same_documents(own, other)
+            if own.hashes != first[0].hashes:
+                raise ValueError("the seeds scored different documents; they must share one corpus")
+    # values[kind, seed, document]
+    values = np.array([[run.difference for run in runs] for runs in arms] + [[run.labels for run in first]])
     random = np.random.Generator(np.random.PCG64(0))
     count = len(first[0].hashes)
     # A multinomial of counts is the same draw as indices. All seeds scored the same documents, so one draw serves all:

@@ -43,17 +43,18 @@ def table(folder: Path) -> Table:
 
 def verdict(folder: Path) -> list[str]:
     """What the table means, in sentences that follow from its numbers."""
-    without, replay = (arms.per_document(folder / arm.name, arms.OLD) for arm in (arms.WITHOUT, arms.REPLAY))
+    without, replay, control = ([arms.per_document(folder / arm.name, arms.OLD)] for arm in arms.ARMS)
     forgot = arms.delta(arms.report(folder / "without"), arms.OLD)
     if forgot.low <= 0:
         return ["Without replay nothing was forgotten beyond the interval: there is nothing for replay to remove."]
-    removed = removed_fraction([without], [replay])
+    removed = removed_fraction(without, replay)
     lines = [f"Replay removed {arms.percent(removed)} of the forgetting (paired bootstrap over documents)."]
-    control = arms.delta(arms.report(folder / "control"), arms.OLD)
-    if control.high < 0:
+    alone = arms.delta(arms.report(folder / "control"), arms.OLD)
+    if alone.high < 0:
+        against = removed_fraction(without, replay, control)
         lines.append(
-            f"The small base is undertrained: general text alone still improves it by {-control.value:.3f}, so part of "
-            "what replay does here is training. With a base that has converged only the rest remains."
+            f"The small base is undertrained: general text alone still improves it by {-alone.value:.3f}, so replay "
+            f"also trains it. Measured from that control arm instead of the base, replay removed {arms.percent(against)}."
         )
     return lines
 

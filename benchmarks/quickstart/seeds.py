@@ -32,11 +32,11 @@ def rows(folders: Sequence[Path]) -> list[tuple[str, Estimate, Estimate]]:
     ]
 
 
-def removed(folders: Sequence[Path]) -> Estimate:
-    without, replay = (
-        [arms.per_document(folder / arm.name, arms.OLD) for folder in folders] for arm in (arms.WITHOUT, arms.REPLAY)
+def removed(folders: Sequence[Path], *, from_control: bool = False) -> Estimate:
+    without, replay, control = (
+        [arms.per_document(folder / arm.name, arms.OLD) for folder in folders] for arm in arms.ARMS
     )
-    return removed_fraction(without, replay)
+    return removed_fraction(without, replay, control if from_control else None)
 
 
 def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
@@ -45,7 +45,8 @@ def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
         "|---|---|---|",
         *(f"| {title} | {arms.words(gain)} | {arms.words(forgetting)} |" for title, gain, forgetting in rows(folders)),
         "",
-        f"Replay removed **{arms.percent(removed(folders))}** of the forgetting. Each seed by itself: "
+        f"Replay removed **{arms.percent(removed(folders))}** of the forgetting; measured from the control arm instead "
+        f"of the base, {arms.percent(removed(folders, from_control=True))}. Each seed by itself, from the base: "
         + ", ".join(f"{seed}: {arms.percent(removed([folder]))}" for seed, folder in zip(seeds, folders, strict=True))
         + ".",
         "",

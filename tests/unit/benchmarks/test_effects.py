@@ -19,6 +19,11 @@ def test_removed_fraction_without_noise_is_exact():
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.75, 0.75, 0.75))
 
 
+def test_a_control_arm_moves_the_zero():
+    estimate = removed_fraction([arm(0.8)], [arm(-0.1)], [arm(-0.2)])
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.9, 0.9, 0.9))
+
+
 def test_the_interval_holds_the_truth_and_excludes_nothing_removed():
     estimate = removed_fraction([arm(0.8, seed=1, noise=0.2)], [arm(0.2, seed=2, noise=0.2)])
     assert 0 < estimate.low < 0.75 < estimate.high < 1
