@@ -106,6 +106,8 @@ class Checkpoints:
             epoch = self._newest_epoch() + 1
             if self._store.put_if_absent(f"fence/{epoch:08d}", json.dumps(who).encode()):
                 self._epoch = epoch
+                # What a killed writer had on its way would lie there for ever, as large as a checkpoint.
+                shutil.rmtree(self._scratch, ignore_errors=True)
                 return epoch
 
     def _newest_epoch(self) -> int:

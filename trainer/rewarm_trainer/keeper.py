@@ -7,6 +7,7 @@ pruned only after the new one is durable.
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import _CHECKPOINT_PREFIX
 
 from rewarm_api.errors import DataError
 from rewarm_trainer.checkpoint import (
@@ -57,9 +59,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
             tensor.copy_(weights[name])
 
 
+def _parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under the names that they have in a checkpoint, however activations are recomputed."""
+    return {name.replace(_CHECKPOINT_PREFIX, ""): parameter for name, parameter in model.named_parameters()}
+
+
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's moments and step counts as `<field>/<parameter name>`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in _parameters_of(model).items()}
     return {
         f"{field}/{names[parameter]}": value
         for parameter, fields in optimizer.state.items()
@@ -69,13 +76,18 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put moments and step counts back. Settings (learning rate, betas, decay) never come from a file."""
-    parameters = dict(model.named_parameters())
+    """Put moments and step counts back; those of frozen weights are left out, those of another model refused.
+
+    Settings (learning rate, betas, decay) never come from a file.
+    """
+    parameters = _parameters_of(model)
     optimizer.state.clear()
     for key, value in tensors.items():
         field, name = key.split("/", 1)
         parameter = parameters.get(name)
-        if parameter is None or not parameter.requires_grad:
+        if parameter is None:
+            raise DataError(f"the optimizer state holds {name}, which this model does not have; it is another model's")
+        if not parameter.requires_grad:
             continue
         optimizer.state[parameter][field] = value.to(parameter.device, copy=True)
 
@@ -149,12 +161,16 @@ class Keeper:
 
         began = time.monotonic()
         folder = self._checkpoints.stage(state["step"])
-        write_bytes_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-        write_bytes_file(folder / OPTIMIZER, save(moments))
-        write_json_file(folder / STATE, state)
-        self._config(folder)
-        copy_files(self._companions(), folder)
-        checkpoint = self._checkpoints.commit(state["step"], state["tokens"], folder)
+        try:
+            write_bytes_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+            write_bytes_file(folder / OPTIMIZER, save(moments))
+            write_json_file(folder / STATE, state)
+            self._config(folder)
+            copy_files(self._companions(), folder)
+            checkpoint = self._checkpoints.commit(state["step"], state["tokens"], folder)
+        finally:
+            # A full disk gets the space of the half-written files back.
+            shutil.rmtree(folder, ignore_errors=True)
         pruned = self._checkpoints.prune(self._keep, best_step(state, self._checkpoints.committed()))
         self._listen(
             {

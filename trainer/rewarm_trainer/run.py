@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_api.resolve import resolve
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_api.validate import validate
+from rewarm_trainer.experiment import changes
 from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.progress import Progress
@@ -87,32 +88,19 @@ def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot
         return snapshot
     stored = read_snapshot(work)
     asked = resolve(validation.run, uid=stored.uid)
+    before = json.loads(work.manifest.read_text())["manifest"] if work.manifest.exists() else {}
     problems = [
         Problem(
-            field,
-            json.dumps(new),
-            f"{json.dumps(old)}, as this work folder's run began",
+            change.field,
+            json.dumps(change.new),
+            f"{json.dumps(change.old)}, as this work folder's run began",
             f"undo the change, or give the new experiment a folder of its own with --workdir (this one: {work.root})",
         )
-        for field, old, new in differences(stored.experiment(), asked.experiment())
+        for change in changes(stored, asked, before, document)
     ]
     if problems:
         raise ManifestError(problems)
     return stored
-
-
-def differences(old: Any, new: Any, path: str = "spec") -> Iterator[tuple[str, Any, Any]]:
-    """Leaves in which two experiments differ, as fields of a manifest. Derived values (the plan) follow from others."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            if path == "spec" and key == "plan":
-                continue
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from differences(before, after, f"{path}[{number}]")
-    elif old != new:
-        yield path, old, new
 
 
 def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, progress: Progress) -> Pins:
