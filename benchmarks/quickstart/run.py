@@ -54,7 +54,8 @@ def verdict(folder: Path) -> list[str]:
         against = removed_fraction(without, replay, control)
         lines.append(
             f"The small base is undertrained: general text alone still improves it by {-alone.value:.3f}, so replay "
-            f"also trains it. Measured from that control arm instead of the base, replay removed {arms.percent(against)}."
+            f"also trains it. Measured from that control arm instead of the base, replay removed "
+            f"{arms.percent(against)}."
         )
     return lines
 
