@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_rounding_brings_the_masters_back_after_an_error_too() -> None:
     model = tiny()
     masters = [parameter.clone() for parameter in model.parameters()]
 
-    with pytest.raises(KeyboardInterrupt), rounded_to(model, torch.float16):
+    with contextlib.suppress(KeyboardInterrupt), rounded_to(model, torch.float16):
         assert not torch.equal(next(model.parameters()), masters[0])
         raise KeyboardInterrupt
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), masters, strict=True))
