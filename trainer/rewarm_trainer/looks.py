@@ -44,6 +44,7 @@ class Scorer:
     length: int
     batch_tokens: int
     precision: str
+    attention: str
     rank: int
     world: int
 
@@ -116,7 +117,8 @@ class Looks:
         began = time.monotonic()
         weights = weights_digest(self._scorer.losses)
         for name, chosen in self.sets.items():
-            key = digest_of([weights, tokenizer, chosen.digest, self._scorer.length, self._scorer.precision])
+            how = [self._scorer.length, self._scorer.precision, self._scorer.attention]
+            key = digest_of([weights, tokenizer, chosen.digest, *how])
             version = f"v{evaluation.CODE_VERSION}-torch-{torch.__version__}"
             cached = cache / "baselines" / version / f"{key.removeprefix('sha256:')}.json"
             found = _read(cached)

@@ -27,7 +27,10 @@ _COMPILE_WORTH_FLOPS = 1.5e13  # about one minute of FP32 training on two cores;
 def load_model(folder: Path) -> nn.Module:
     """A causal language model from a Hugging Face folder: FP32, SDPA attention, safetensors only, no remote code."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    # A bar of its own would tear our progress display, and fill log files with carriage returns.
+    logging.disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
@@ -120,6 +123,13 @@ def should_compile(choice: str, device: torch.device, parameters: int, tokens: i
         return True
     has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return has_compiler and 6.0 * parameters * tokens >= _COMPILE_WORTH_FLOPS
+
+
+def attention_for(device: torch.device, precision: str, compiled: bool, rows: int, length: int) -> str:
+    """`sdpa`, but where its CPU kernel is the slow one: its BF16 backward pass costs more than the plain products,
+    which a compiled block fuses. Plain attention keeps rows x heads x S x S numbers, so only short rows take it."""
+    plain = device.type == "cpu" and precision == "BF16" and compiled and rows * length * length <= 1 << 23
+    return "eager" if plain else "sdpa"
 
 
 def precision_for(choice: str | None, device: torch.device) -> str:

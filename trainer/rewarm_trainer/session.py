@@ -101,6 +101,7 @@ class Session:
     module: nn.Module = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     compiled: bool = field(init=False)
+    attention: str = field(init=False)
     micro_rows: int = field(init=False)
 
     @staticmethod
@@ -148,6 +149,10 @@ class Session:
         models.checkpoint_activations(self.model, training.activation_checkpointing)
         choice = os.environ.get("REWARM_COMPILE", "auto")
         self.compiled = models.should_compile(choice, device, parameters, run.plan.tokens)
+        self.attention = models.attention_for(
+            device, self.precision, self.compiled, self.micro_rows, training.sequence_length
+        )
+        self.model.set_attn_implementation(self.attention)  # type: ignore[operator]
         if self.compiled:
             self.losses.compile_blocks()
         optimizer = models.build_optimizer(self.model, training.optimizer)
@@ -250,6 +255,7 @@ class Session:
             run.snapshot.training.sequence_length,
             EVALUATION_BATCH_TOKENS,
             self.precision,
+            self.attention,
             self.rank,
             self.world,
         )
@@ -290,6 +296,7 @@ class Session:
             "device": self.accelerator.device.type,
             "precision": self.precision,
             "compiled": self.compiled,
+            "attention": self.attention,
             "micro_batch_rows": self.micro_rows,
             "threads": torch.get_num_threads(),
             "instruction_set": torch.backends.cpu.get_cpu_capability(),
