@@ -7,12 +7,13 @@ among them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from rewarm_api.errors import ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import Group, Pins, Snapshot
-from rewarm_trainer.checkpoint import open_checkpoints
-from rewarm_trainer.corpus.source import SubsetSource, open_source
+from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
+from rewarm_api.snapshot import Group, Pins, Snapshot, SourcePin
+from rewarm_trainer.checkpoint import manifest_root, open_checkpoints
+from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.state import TrainState
@@ -48,22 +49,59 @@ def earlier_sources(snapshot: Snapshot, root: Path, cache: Path) -> dict[str, Su
     if not work.pins.exists():
         raise MissingInputError(f"{work.root}: not the work folder of a prepared run; correct spec.replay.fromRun.path")
     earlier = read_snapshot(work)
+    _check_length(snapshot, earlier, work)
     pins = Pins.model_validate_json(work.pins.read_text())
     taken = _seen(work, earlier, pins)
+    # What the earlier run itself replayed from a run before it: rows of rows.
+    before = earlier_sources(earlier, manifest_root(work), cache)
     own = {source.name for source in snapshot.sources}
     result = {}
     for name, pin in pins.sources.items():
         if not taken.get(name):
             continue
-        folder = folder_of(pin.prepared, "sources", cache)
-        if not folder.is_dir():
-            raise MissingInputError(f"{folder}: the shards of {work.root} are gone; prepare that run again")
-        whole = open_source(folder, name, earlier.training.sequence_length)
+        whole = before[name] if name in before else _whole(work, name, pin, cache, earlier)
         chosen = f"{earlier.name}-{name}" if name in own else name
         subset = SubsetSource(whole, taken=taken[name], seed=earlier.training.seed, size=pin.rows, source=name)
         subset.name = chosen
         result[chosen] = subset
+    if not result:
+        raise MissingInputError(
+            f"{work.root}: that run left no row to replay: it diverged before it trained on any that it did not pass "
+            "over later; replay text by spec.replay.sources"
+        )
     return result
+
+
+def _whole(work: WorkFolder, name: str, pin: SourcePin, cache: Path, earlier: Snapshot) -> TokenSource:
+    folder = folder_of(pin.prepared, "sources", cache)
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: the shards of {work.root} are gone; prepare that run again")
+    return open_source(folder, name, earlier.training.sequence_length)
+
+
+def _check_length(snapshot: Snapshot, earlier: Snapshot, work: WorkFolder) -> None:
+    """Rows are what was seen, so this run's rows must be as long as the earlier run's (64)."""
+    found, expected = snapshot.training.sequence_length, earlier.training.sequence_length
+    if found != expected:
+        raise ManifestError(
+            Problem(
+                "spec.training.sequenceLength",
+                str(found),
+                f"{expected}, as in the run that spec.replay.fromRun replays ({work.root})",
+                f"set {expected}, or replay by spec.replay.sources",
+            )
+        )
+
+
+def check_tokenizer(sources: Mapping[str, SubsetSource], fingerprint: str) -> None:
+    """Refuse rows that another tokenizer than this run's made (65): their ids mean other text."""
+    for name, source in sources.items():
+        if source.index.tokenizer != fingerprint:
+            raise DataError(
+                f"source {name!r} of spec.replay.fromRun: its rows were made by tokenizer "
+                f"{source.index.tokenizer[:19]}, this run's is {fingerprint[:19]}; continue the model that the earlier "
+                "run trained, or replay text by spec.replay.sources"
+            )
 
 
 def _seen(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> dict[str, int]:

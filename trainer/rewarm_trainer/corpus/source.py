@@ -86,7 +86,9 @@ class SubsetSource:
     of its k = i, so each row stands here once.
     """
 
-    def __init__(self, whole: TokenSource, *, taken: int, seed: int, size: int, source: str = "") -> None:
+    def __init__(
+        self, whole: TokenSource | SubsetSource, *, taken: int, seed: int, size: int, source: str = ""
+    ) -> None:
         if size != whole.rows:
             raise DataError(
                 f"{whole.folder}: holds {whole.rows} rows of {whole.sequence_length} tokens, but the earlier run drew "
