@@ -159,11 +159,20 @@ def _choose(work: WorkFolder, which: str | int) -> Checkpoint:
     if which == "Best":
         best = best_step(newest.state(), committed)
         return newest if best is None else checkpoints.verify(best)
-    if which == "Final" and not work.report.exists():
-        raise MissingInputError(
-            f"{work.root}: that run has not finished (no report.json); wait for it, or ask for checkpoint: Latest"
-        )
+    if which == "Final":
+        _check_finished(work)
     return newest
+
+
+def _check_finished(work: WorkFolder) -> None:
+    """A run that was stopped or failed leaves a report too; its newest checkpoint is not its final one."""
+    outcome = json.loads(work.report.read_text())["outcome"] if work.report.exists() else None
+    if outcome != "Succeeded":
+        why = f"its outcome is {outcome}" if outcome else "no report.json"
+        raise MissingInputError(
+            f"{work.root}: that run has not finished ({why}); start it again until it has, or ask for "
+            "checkpoint: Latest"
+        )
 
 
 def _in_constant_segment(work: WorkFolder, earlier: Snapshot, tokens: int) -> bool:
@@ -202,22 +211,41 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Path, Path, Snapshot], Base]] = {
 def stored_type(folder: Path) -> str:
     """`F32`, `BF16` or `F16`: the type in which a folder keeps most of its weights, read from the file headers."""
     sizes = {"F32": 0}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
+    for path in weight_files(folder):
+        for name, entry in _header(path).items():
             if name != "__metadata__" and entry["dtype"] in ("F32", "BF16", "F16"):
                 begin, end = entry["data_offsets"]
                 sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - begin
     return max(sizes, key=lambda name: sizes[name])
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: `model.safetensors`, or its numbered shards. Not an optimizer's beside them."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file that is as long as it says (DataError: a torn download, a Git LFS pointer)."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        if path.stat().st_size == 8 + length + end:
+            return header
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise DataError(
+        f"{path}: {path.stat().st_size} bytes that are no whole safetensors file; fetch it again (a Git LFS pointer is "
+        "replaced by `git lfs pull`)"
+    )
+
+
 def folder_digest(folder: Path) -> str:
     """Digest of a model folder: config and safetensors, by name and sha256. Refuses what cannot be a base model."""
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such base model; expected a Hugging Face folder with model.safetensors")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = weight_files(folder)
     if not weights:
         pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
         if pickled:
@@ -225,7 +253,7 @@ def folder_digest(folder: Path) -> str:
                 f"{folder}: weights are in {pickled[0]}, expected safetensors: pickle files can run code when loaded; "
                 "convert them with transformers' save_pretrained and point the manifest at the result"
             )
-        raise MissingInputError(f"{folder}: no *.safetensors there; expected a Hugging Face folder with weights")
+        raise MissingInputError(f"{folder}: no model*.safetensors there; expected a Hugging Face folder with weights")
     if not (folder / "config.json").is_file():
         raise MissingInputError(f"{folder}: no config.json beside the weights; expected a whole Hugging Face folder")
     files = [folder / "config.json", *weights]

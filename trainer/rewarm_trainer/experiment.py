@@ -1,6 +1,6 @@
-"""Whether a manifest is still the experiment of a work folder, and which of its fields say that it is not.
+"""Whether a manifest still is the experiment of a work folder, and fits this start: the fields that say it does not.
 
-Pure: two snapshots and the two manifests that they were made from.
+Pure: snapshots, and the manifests that they were made from.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.snapshot import Group, Snapshot
 
 _SCHEDULE_PART = re.compile(r"(cooldown|anneal)([A-Z]\w*)")
@@ -97,3 +98,18 @@ def _stands(field: str, document: Any) -> bool:
         if document is None:
             return False
     return True
+
+
+def processes_problem(snapshot: Snapshot, rows: int, world: int) -> ManifestError:
+    """The global batch does not split evenly over the processes: name the two nearest sizes that do."""
+    length = snapshot.training.sequence_length
+    below, above = rows // world * world * length, -(-rows // world) * world * length
+    nearest = f"{below} or {above}" if below else str(above)
+    return ManifestError(
+        Problem(
+            "spec.training.globalBatchTokens",
+            f"{snapshot.training.global_batch_tokens} ({rows} rows)",
+            f"rows that divide by {world} processes",
+            f"set {nearest}, or use another number of processes",
+        )
+    )

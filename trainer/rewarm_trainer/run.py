@@ -20,7 +20,7 @@ from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_api.resolve import resolve
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_api.validate import validate
-from rewarm_trainer.experiment import changes
+from rewarm_trainer.experiment import changes, processes_problem
 from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.progress import Progress
@@ -56,15 +56,15 @@ def run_local(
     if report and report.get("outcome") == "Succeeded":
         print(f"this run is finished; its report is {work.report}", file=sys.stderr)
         return 0
+    check_processes(snapshot, processes)
     cache = cache_folder(snapshot.cache_uri, root)
     stop = StopRequest()
     stop.install()
     with Progress.create(sys.stderr) as progress:
         try:
-            pins = prepare_run(work, snapshot, root, cache, progress)
-            check_processes(snapshot, pins, processes)
+            prepare_run(work, snapshot, root, cache, progress)
         except RewarmError as error:
-            write_json(work.report, build_report(failed(snapshot, error)))
+            write_json(work.report, failed(snapshot, error, report))
             raise
         if processes == 1:
             from rewarm_trainer import worker
@@ -111,9 +111,10 @@ def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, p
     from rewarm_trainer.base import locate
     from rewarm_trainer.corpus.prepare import prepare
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle
-    from rewarm_trainer.from_run import earlier_sources
+    from rewarm_trainer.from_run import check_tokenizer, earlier_sources
 
     began = time.monotonic()
+    earlier = earlier_sources(snapshot, root, cache)
     base = locate(snapshot, root, cache, pins.base_model if pins else None)
     handle = TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None
     prepared = prepare(
@@ -125,8 +126,9 @@ def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, p
         progress=progress.prepare,
         base_model=base.pin,
         pins=pins,
-        earlier=earlier_sources(snapshot, root, cache),
+        earlier=earlier,
     )
+    check_tokenizer(earlier, prepared.pins.tokenizer)
     if handle:
         # Beside every checkpoint lies the tokenizer that it was trained with, its base's.
         handle.save(work.tokenizer)
@@ -160,23 +162,28 @@ def link_corpora(work: WorkFolder, folders: Mapping[str, Path]) -> None:
         link.symlink_to(folder, target_is_directory=True)
 
 
-def check_processes(snapshot: Snapshot, pins: Pins, processes: int) -> None:
+def check_processes(snapshot: Snapshot, processes: int) -> None:
     """The global batch must split evenly over the processes (64)."""
-    rows = pins.plan.rows_per_step
+    rows = snapshot.training.global_batch_tokens // snapshot.training.sequence_length
     if rows % processes:
-        from rewarm_trainer.session import processes_problem
-
         raise processes_problem(snapshot, rows, processes)
 
 
-def failed(snapshot: Snapshot, error: RewarmError) -> Facts:
-    """The report of a run that ended before training: the cause, and the sentence that says what to do."""
-    return Facts(
-        name=snapshot.name,
-        uid=snapshot.uid,
-        snapshot_digest=snapshot.digest,
-        outcome=error.cause,
-        message=str(error),
-        requested_tokens=snapshot.plan.requested_tokens if snapshot.plan else 0,
-        replay_requested=snapshot.replay.ratio,
+def failed(snapshot: Snapshot, error: RewarmError, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The report of a start that ended before training: the cause, and the sentence that says what to do.
+
+    What an earlier attempt had reached (`before`, its report) still stands.
+    """
+    if before and before["tokens"]["trained"]:
+        return {**before, "outcome": error.cause, "message": str(error)}
+    return build_report(
+        Facts(
+            name=snapshot.name,
+            uid=snapshot.uid,
+            snapshot_digest=snapshot.digest,
+            outcome=error.cause,
+            message=str(error),
+            requested_tokens=snapshot.plan.requested_tokens if snapshot.plan else 0,
+            replay_requested=snapshot.replay.ratio,
+        )
     )

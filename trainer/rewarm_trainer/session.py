@@ -23,6 +23,7 @@ from rewarm_trainer.checkpoint import Checkpoints, manifest_root
 from rewarm_trainer.corpus.sets import largest_id, open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
+from rewarm_trainer.experiment import processes_problem
 from rewarm_trainer.from_run import earlier_sources, order_of
 from rewarm_trainer.keeper import Keeper, load_optimizer, reset_moments
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
@@ -303,18 +304,3 @@ class Session:
             "torch": torch.__version__,
             "machine": platform.machine(),
         }
-
-
-def processes_problem(snapshot: Snapshot, rows: int, world: int) -> ManifestError:
-    """The global batch does not split evenly over the processes: name the two nearest sizes that do."""
-    length = snapshot.training.sequence_length
-    below, above = rows // world * world * length, -(-rows // world) * world * length
-    nearest = f"{below} or {above}" if below else str(above)
-    return ManifestError(
-        Problem(
-            "spec.training.globalBatchTokens",
-            f"{snapshot.training.global_batch_tokens} ({rows} rows)",
-            f"rows that divide by {world} processes",
-            f"set {nearest}, or use another number of processes",
-        )
-    )
