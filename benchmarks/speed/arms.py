@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from rewarm_api.snapshot import Optimizer
 from rewarm_trainer.batches import Loader
-from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
+from rewarm_trainer.model import TokenLosses, attention_for, build_optimizer, scratch_model
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.update import Updater, micro_batch_rows
 
@@ -83,11 +84,12 @@ class Rewarm:
     def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
         from accelerate import Accelerator
 
-        from rewarm_api.snapshot import Optimizer
-
         os.environ["ACCELERATE_USE_CPU"] = "true"
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
+        rows = micro_batch_rows(None, work.rows, work.length, work.vocabulary, accelerator.device)
         losses = TokenLosses(work.model())
+        attention = attention_for(accelerator.device, "BF16" if bf16 else "FP32", compiled, rows, work.length)
+        losses.model.set_attn_implementation(attention)  # type: ignore[operator]
         if compiled:
             losses.compile_blocks()
         settings = Optimizer(
@@ -99,8 +101,6 @@ class Rewarm:
             gradient_clip=CLIP,
         )
         module, optimizer = accelerator.prepare(losses, build_optimizer(losses.model, settings))
-        device = accelerator.device
-        rows = micro_batch_rows(None, work.rows, work.length, work.vocabulary, device)
         self._updater = Updater(accelerator, module, optimizer.optimizer, micro_rows=rows, clip=CLIP, seed=1, sources=1)
         self._loader, self._order, self._step = loader_of(text, work), order_of(text, work), 0
 
@@ -121,6 +121,8 @@ class Bare:
 
     def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
         self._model = work.model()
+        attention = attention_for(torch.device("cpu"), "BF16" if bf16 else "FP32", compiled, work.rows, work.length)
+        self._model.set_attn_implementation(attention)  # type: ignore[operator]
         self._loss: Callable[..., torch.Tensor] = nn.functional.cross_entropy
         if compiled:
             for block in self._model.model.layers:  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewarm_api.errors import DependencyError, MissingInputError
 from rewarm_trainer.courier import Courier, Finished, Trouble
 from rewarm_trainer.spool import Point, Spool
 
@@ -271,3 +272,29 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
 def _code(error: Exception) -> str | None:
     """MLflow's name of an error; None when something else failed (a connection, a disk, a bug)."""
     return getattr(error, "error_code", None)
+
+
+def model_source(uri: str, model: str, alias: str | None, version: str | None) -> tuple[str, str]:
+    """(version, source) of a registered model: by `version`, else by `alias`. Read only, waits for the server.
+
+    Raises MissingInputError (66) when the registry has no such version, DependencyError (75) when it does not answer.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    wanted = f"version {version}" if version else f"alias {alias}"
+    try:
+        client = MlflowClient(uri, uri)
+        found = client.get_model_version(model, version) if version else client.get_model_version_by_alias(model, alias)
+    except MlflowException as error:
+        if _code(error) in (_NOT_THERE, "INVALID_PARAMETER_VALUE"):
+            raise MissingInputError(
+                f"spec.baseModel.mlflow: {model} has no {wanted} at {uri}; correct it, or register the model first"
+            ) from error
+        raise DependencyError(
+            f"spec.baseModel.mlflow: {uri} does not answer ({str(error).splitlines()[0][:200]}); start the same "
+            "command again when it does"
+        ) from error
+    return str(found.version), str(found.source)
