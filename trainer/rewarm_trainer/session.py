@@ -140,6 +140,7 @@ class Session:
             raise processes_problem(run.snapshot, rows, self.world)
         self.model = self._fresh_model()
         models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
+        check_positions(self.model, training.sequence_length)
         models.freeze(self.model, training.freeze)
         self.losses = models.TokenLosses(self.model)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
