@@ -305,3 +305,19 @@ class Session:
             "torch": torch.__version__,
             "machine": platform.machine(),
         }
+
+
+def check_positions(model: nn.Module, sequence_length: int) -> None:
+    """Refuse rows longer than a table of learned positions (64). Rotary positions have no table, and no such end."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()  # type: ignore[operator]
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not tokens]
+    if limit and sequence_length > limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables):
+        raise ManifestError(
+            Problem(
+                "spec.training.sequenceLength",
+                str(sequence_length),
+                f"at most {limit}: this base has learned that many positions",
+                f"set {limit} or less, or take a base with rotary positions",
+            )
+        )
