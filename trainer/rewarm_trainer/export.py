@@ -46,14 +46,15 @@ def export_type(workdir: Path) -> str:
 
 def export(workdir: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
     """Write the checkpoint to `out`, a folder that `AutoModelForCausalLM.from_pretrained` loads; says what it wrote."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ManifestError(
             Problem("OUT", f"{out}, which is not empty", "a new or empty folder", "choose another folder")
         )
     chosen = choose(workdir, checkpoint)
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
     kind = export_type(workdir)
     dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[kind]
     weights = {

@@ -146,24 +146,6 @@ def _logged_warnings(records: list[dict[str, Any]]) -> list[str]:
     return [record["message"] for record in records if record.get("event") == "warning"]
 
 
-def lineage(snapshot: Snapshot, pins: Pins, report: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of the registered version: base, corpora, ratio, schedule and verdict."""
-    return {
-        "rewarm.dev/run": snapshot.name,
-        "rewarm.dev/run-uid": snapshot.uid,
-        "rewarm.dev/snapshot-digest": snapshot.digest,
-        "rewarm.dev/base": json.dumps(pins.base_model, sort_keys=True),
-        "rewarm.dev/corpora": json.dumps({name: pin.digest for name, pin in sorted(pins.sources.items())}),
-        "rewarm.dev/replay-ratio": str(report["replay"]["realized"]),
-        "rewarm.dev/schedule": snapshot.schedule.kind,
-        "rewarm.dev/peak-learning-rate": str(snapshot.schedule.peak_learning_rate),
-        "rewarm.dev/verdict": json.dumps({name: value["verdict"] for name, value in report["sets"].items()}),
-        "rewarm.dev/forgetting-max": str(report["forgetting"]["max"]),
-        "rewarm.dev/gain-mean": str(report["gain"]["mean"]),
-        "rewarm.dev/promotion": report["promotion"]["reason"],
-    }
-
-
 def publish(work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, Any]) -> None:
     """Page, card and, last, `report.json`: a run whose report exists has the others too."""
     page = render_html(report, snapshot=snapshot, pins=pins, log=read_log(work.log))

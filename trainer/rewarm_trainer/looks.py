@@ -154,7 +154,9 @@ class Looks:
             scores = {name: self._score(name, None) for name in self.sets}
         if self._scorer.rank == 0:
             for name, value in scores.items():
-                write_json(self._state / "final" / f"{name}.json", value.to_json())
+                given = self.sets[name].documents
+                extra = {"label_values": list(given.labels), "dates": list(given.dates)}
+                write_json(self._state / "final" / f"{name}.json", {**value.to_json(), **extra})
         return self._line(step, tokens, scores, full=True, began=began)
 
     def _score(self, name: str, count: int | None) -> Scores:

@@ -55,6 +55,7 @@ def run_local(
     report = read_report(work.report)
     if report and report.get("outcome") == "Succeeded":
         print(f"this run is finished; its report is {work.report}", file=sys.stderr)
+        deliver(work, snapshot, report)
         return 0
     check_processes(snapshot, processes)
     cache = cache_folder(snapshot.cache_uri, root)
@@ -74,6 +75,17 @@ def run_local(
     from rewarm_trainer.launch import Launcher
 
     return Launcher(work.root, cache, processes, metrics_port, lock).run()
+
+
+def deliver(work: WorkFolder, snapshot: Snapshot, report: dict[str, Any]) -> None:
+    """Hand a finished run to the registry when that was away at its end."""
+    if report["tracking"].get("delivered", True):
+        return
+    from rewarm_trainer.registration import open_tracker, register
+
+    pins = Pins.model_validate_json(work.pins.read_text())
+    _, problem = register(open_tracker(work, snapshot, pins), work, snapshot, pins, report)
+    print(f"tracking: {problem or 'delivered'}", file=sys.stderr)
 
 
 def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot:

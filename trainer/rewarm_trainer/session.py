@@ -310,7 +310,7 @@ class Session:
 def check_positions(model: nn.Module, sequence_length: int) -> None:
     """Refuse rows longer than a table of learned positions (64). Rotary positions have no table, and no such end."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    tokens = model.get_input_embeddings()  # type: ignore[operator]
+    tokens = model.get_input_embeddings()  # type: ignore[operator,union-attr]
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not tokens]
     if limit and sequence_length > limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables):
         raise ManifestError(

@@ -12,21 +12,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rewarm_api.errors import Preempted, RewarmError
+from rewarm_api.errors import MissingInputError, Preempted, RewarmError
 from rewarm_api.snapshot import Pins
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
 from rewarm_trainer.exporter import Exporter
-from rewarm_trainer.finish import facts_of, lineage, publish
+from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.listener import Listener
 from rewarm_trainer.loop import Loop
 from rewarm_trainer.progress import Progress
+from rewarm_trainer.registration import open_tracker, register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
-from rewarm_trainer.tracking import Tracker
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
 
 
@@ -72,20 +72,10 @@ class Worker:
 
     def _open_listener(self) -> None:
         run = self._run
-        tracking = run.snapshot.tracking
         exporter = None if self._metrics_port is None else Exporter(self._metrics_port)
         if exporter:
             exporter.plan(tokens=run.plan.tokens, steps=run.plan.steps, replay_ratio=run.snapshot.replay.ratio)
-        tracker = Tracker.start(
-            tracking.uri or f"sqlite:///{run.work.mlflow}",
-            tracking.experiment,
-            run.snapshot.name,
-            run.snapshot.uid,
-            {"rewarm.dev/run": run.snapshot.name, "rewarm.dev/snapshot-digest": run.snapshot.digest},
-            parameters_of(run),
-            run.work.state / "spool",
-            None if (tracking.uri or "").startswith("http") else run.work.root / "mlartifacts",
-        )
+        tracker = open_tracker(run.work, run.snapshot, run.pins)
         log = RunLog(run.work.log)
         self._listener = Listener(log, self._progress, tracker, exporter, run.snapshot.training.sequence_length)
 
@@ -198,23 +188,13 @@ class Worker:
         self._keeper.close()
         if not self._listener:
             return None
-        tracker, snapshot, pins = self._listener.tracker, self._run.snapshot, self._run.pins
+        snapshot, pins = self._run.snapshot, self._run.pins
         self._listen({"event": "attempt ended", "number": self._number(), "cause": "Completed"})
         report = build_report(self._facts("Succeeded", ""))
         publish(self._run.work, snapshot, pins, report)
-        version = tracker.register(
-            snapshot.tracking.registered_model, report["checkpoint"]["uri"], lineage(snapshot, pins, report)
-        )
-        if version and report["promotion"]["promoted"]:
-            tracker.set_alias(snapshot.tracking.registered_model, snapshot.tracking.promote_alias, version)
-        report["tracking"] |= {"run_id": tracker.run_id or "", "model_version": version or ""}
-        for path in (self._run.work.report_html, self._run.work.model_card):
-            tracker.attach(path)
-        ended = tracker.finish("FINISHED")
-        if not ended.delivered:
-            self._progress.event(f"tracking: {ended.message}")
-        # Once more, now that the registry has answered.
-        publish(self._run.work, snapshot, pins, report)
+        report, problem = register(self._listener.tracker, self._run.work, snapshot, pins, report)
+        if problem:
+            self._progress.event(f"tracking: {problem}; the same command, run again, delivers it")
         self._close()
         return report
 
@@ -252,22 +232,6 @@ def replay_ceiling(run: Run, replays: list[str]) -> float:
     return min(0.5, rows * run.snapshot.replay.max_repeats / max(1, run.plan.steps * run.plan.rows_per_step))
 
 
-def parameters_of(run: Run) -> dict[str, Any]:
-    """What MLflow shows of a run's settings; immutable there, so only what the snapshot fixes."""
-    snapshot, plan = run.snapshot, run.plan
-    return {
-        "base_model": snapshot.base_model.kind,
-        "replay_ratio": snapshot.replay.ratio,
-        "schedule": snapshot.schedule.kind,
-        "peak_learning_rate": snapshot.schedule.peak_learning_rate,
-        "final_learning_rate": snapshot.schedule.final_learning_rate,
-        "tokens": plan.tokens,
-        "global_batch_tokens": plan.tokens_per_step,
-        "sequence_length": snapshot.training.sequence_length,
-        "seed": snapshot.training.seed,
-    }
-
-
 def train(work: WorkFolder, cache: Path, stop: StopRequest, progress: Progress, metrics_port: int | None) -> None:
     """Train a prepared run in this process; a summary goes to the display at the end."""
     report = Worker(open_run(work, cache), stop, progress, metrics_port).run()
@@ -286,12 +250,14 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     work = WorkFolder(options.workdir)
     is_main = os.environ.get("RANK", "0") == "0"
-    if is_main and "REWARM_LAUNCHER_PID" not in os.environ:
-        work.lock()
     progress = Progress.create(sys.stderr) if is_main else Progress()
     stop = StopRequest()
     stop.install()
     try:
+        if not work.pins.exists():
+            raise MissingInputError(f"{work.root}: not a prepared work folder (no pins.json); prepare it by rewarm run")
+        if is_main and "REWARM_LAUNCHER_PID" not in os.environ:
+            work.lock()
         with progress:
             train(work, options.cache or cache_folder(), stop, progress, options.metrics_port)
     except RewarmError as error:

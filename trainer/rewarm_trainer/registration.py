@@ -1,0 +1,87 @@
+"""A finished run's place in MLflow: its model version, its alias when the gates passed, its terminal status.
+
+When the server is away at the end the run is finished all the same; the same command, run again, delivers the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_trainer.finish import publish
+from rewarm_trainer.tracking import Tracker
+from rewarm_trainer.workdir import WorkFolder
+
+
+def open_tracker(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> Tracker:
+    """The MLflow run of this run, found again or made; without `tracking.uri` a database in the work folder."""
+    tracking = snapshot.tracking
+    return Tracker.start(
+        tracking.uri or f"sqlite:///{work.mlflow}",
+        tracking.experiment,
+        snapshot.name,
+        snapshot.uid,
+        {"rewarm.dev/run": snapshot.name, "rewarm.dev/snapshot-digest": snapshot.digest},
+        _parameters(snapshot, pins),
+        work.state / "spool",
+        work.root / "mlartifacts",
+    )
+
+
+def register(
+    tracker: Tracker, work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Register the final checkpoint, move the alias if promoted, close the MLflow run, and say so in the report.
+
+    Returns the report and, when something could not be delivered, one line about it.
+    """
+    model = snapshot.tracking.registered_model
+    version = tracker.register(model, report["checkpoint"]["uri"], lineage(snapshot, pins, report))
+    is_aliased = not report["promotion"]["promoted"]
+    if version and report["promotion"]["promoted"]:
+        is_aliased = tracker.set_alias(model, snapshot.tracking.promote_alias, version)
+    for path in (work.report_html, work.model_card):
+        tracker.attach(path)
+    ended = tracker.finish("FINISHED")
+    report["tracking"] = {
+        "run_id": tracker.run_id or "",
+        "model_version": version or "",
+        "delivered": ended.delivered and version is not None and is_aliased,
+    }
+    publish(work, snapshot, pins, report)
+    return report, "" if ended.delivered else ended.message
+
+
+def lineage(snapshot: Snapshot, pins: Pins, report: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of the registered version: base, corpora, ratio, schedule and verdict."""
+    return {
+        "rewarm.dev/run": snapshot.name,
+        "rewarm.dev/run-uid": snapshot.uid,
+        "rewarm.dev/snapshot-digest": snapshot.digest,
+        "rewarm.dev/base": json.dumps(pins.base_model, sort_keys=True),
+        "rewarm.dev/corpora": json.dumps({name: pin.digest for name, pin in sorted(pins.sources.items())}),
+        "rewarm.dev/replay-ratio": str(report["replay"]["realized"]),
+        "rewarm.dev/schedule": snapshot.schedule.kind,
+        "rewarm.dev/peak-learning-rate": str(snapshot.schedule.peak_learning_rate),
+        "rewarm.dev/verdict": json.dumps({name: value["verdict"] for name, value in report["sets"].items()}),
+        "rewarm.dev/forgetting-max": str(report["forgetting"]["max"]),
+        "rewarm.dev/gain-mean": str(report["gain"]["mean"]),
+        "rewarm.dev/promotion": report["promotion"]["reason"],
+    }
+
+
+def _parameters(snapshot: Snapshot, pins: Pins) -> dict[str, Any]:
+    """What MLflow shows of a run's settings; immutable there, so only what the snapshot fixes."""
+    return {
+        "base_model": snapshot.base_model.kind,
+        "replay_ratio": snapshot.replay.ratio,
+        "schedule": snapshot.schedule.kind,
+        "peak_learning_rate": snapshot.schedule.peak_learning_rate,
+        "final_learning_rate": snapshot.schedule.final_learning_rate,
+        "tokens": pins.plan.tokens,
+        "global_batch_tokens": pins.plan.tokens_per_step,
+        "sequence_length": snapshot.training.sequence_length,
+        "seed": snapshot.training.seed,
+    }
