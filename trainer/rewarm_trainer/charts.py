@@ -41,7 +41,10 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         return [low] if math.isfinite(low) else []
     rough = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough * (1 - 1e-9))
+    sizes = [size * power for size in (0.5, 1, 2, 5, 10)]
+    place = next(number for number, size in enumerate(sizes) if size >= rough * (1 - 1e-9))
+    # Few wide steps may all miss a narrow range; the next smaller one cannot.
+    step = sizes[place] if sizes[place] <= high - low else sizes[place - 1]
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
