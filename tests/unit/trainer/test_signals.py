@@ -18,8 +18,8 @@ from rewarm_trainer.signals import StopRequest
 stop = StopRequest()
 stop.install()
 stop.in_training = sys.argv[1] == "training"
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while not stop.asked:
         signal.pause()
     print("asked", flush=True)
