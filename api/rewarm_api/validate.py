@@ -84,12 +84,6 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
     return Validation(tuple(dict.fromkeys(problems)), warnings, None if problems else run, unused)
 
 
-def process_problem(run: ContinualRun, processes: int) -> Problem | None:
-    """Why this run's batch cannot be cut into `processes` equal parts, or None."""
-    training = run.spec.training
-    return next(batch_problems(training.global_batch_tokens, training.sequence_length, processes), None)
-
-
 def _process_problems(spec: Any, broken: set[str], local: bool | None) -> Iterator[Problem]:
     """On a cluster the manifest itself says how many processes there are."""
     training, compute = spec.training, spec.compute

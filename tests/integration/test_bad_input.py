@@ -100,8 +100,8 @@ def test_processes_that_do_not_divide_the_batch_are_64_with_the_two_nearest(worl
     """8 rows of 32 tokens; refused before any corpus is read."""
     line = refused(world, world.manifest("three"), 64, "--processes", "3")
     assert line == (
-        "spec.training.globalBatchTokens: found 256 (8 rows), expected rows that divide by 3 processes; "
-        "set 192 or 288, or use another number of processes"
+        "spec.training.globalBatchTokens: found 256, expected rows in a multiple of 3 processes: a multiple of 96; "
+        "use 192 or 288"
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.errors import ManifestError, Problem
+from rewarm_api.errors import ManifestError
+from rewarm_api.rules import batch_problems
 from rewarm_api.snapshot import Group, Snapshot
 
 _SCHEDULE_PART = re.compile(r"(cooldown|anneal)([A-Z]\w*)")
@@ -100,16 +101,8 @@ def _stands(field: str, document: Any) -> bool:
     return True
 
 
-def processes_problem(snapshot: Snapshot, rows: int, world: int) -> ManifestError:
-    """The global batch does not split evenly over the processes: name the two nearest sizes that do."""
-    length = snapshot.training.sequence_length
-    below, above = rows // world * world * length, -(-rows // world) * world * length
-    nearest = f"{below} or {above}" if below else str(above)
-    return ManifestError(
-        Problem(
-            "spec.training.globalBatchTokens",
-            f"{snapshot.training.global_batch_tokens} ({rows} rows)",
-            f"rows that divide by {world} processes",
-            f"set {nearest}, or use another number of processes",
-        )
-    )
+def processes_problem(snapshot: Snapshot, processes: int) -> ManifestError | None:
+    """Why the global batch cannot be cut into equal parts for `processes`, with the two nearest sizes; None if it can."""
+    training = snapshot.training
+    problem = next(batch_problems(training.global_batch_tokens, training.sequence_length, processes), None)
+    return ManifestError(problem) if problem else None

@@ -57,7 +57,8 @@ def run_local(
         print(f"this run is finished; its report is {work.report}", file=sys.stderr)
         deliver(work, snapshot, report)
         return 0
-    check_processes(snapshot, processes)
+    if problem := processes_problem(snapshot, processes):
+        raise problem
     cache = cache_folder(snapshot.cache_uri, root)
     stop = StopRequest()
     stop.install()
@@ -172,13 +173,6 @@ def link_corpora(work: WorkFolder, folders: Mapping[str, Path]) -> None:
         link = work.corpora / name
         link.unlink(missing_ok=True)
         link.symlink_to(folder, target_is_directory=True)
-
-
-def check_processes(snapshot: Snapshot, processes: int) -> None:
-    """The global batch must split evenly over the processes (64)."""
-    rows = snapshot.training.global_batch_tokens // snapshot.training.sequence_length
-    if rows % processes:
-        raise processes_problem(snapshot, rows, processes)
 
 
 def failed(snapshot: Snapshot, error: RewarmError, before: Mapping[str, Any] | None) -> dict[str, Any]:

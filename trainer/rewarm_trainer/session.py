@@ -136,8 +136,8 @@ class Session:
     def _build(self) -> None:
         run, training = self.run, self.run.snapshot.training
         rows = run.plan.rows_per_step
-        if rows % self.world:
-            raise processes_problem(run.snapshot, rows, self.world)
+        if problem := processes_problem(run.snapshot, self.world):
+            raise problem
         self.model = self._fresh_model()
         models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
         check_positions(self.model, training.sequence_length)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from rewarm_api.messages import LATER
+from rewarm_api.rules import batch_problems
 from rewarm_api.run import ContinualRun
-from rewarm_api.validate import CLUSTER_ONLY, process_problem, validate
+from rewarm_api.validate import CLUSTER_ONLY, validate
 
 INFINITE = {
     "spec.schedule": "{kind: Infinite, peakLearningRate: 3e-4, constantLearningRate: 1e-4, cooldown: {length: 60%}}"
@@ -481,10 +482,11 @@ def test_rows_must_fit_the_processes_of_the_cluster(check):
 
 
 def test_rows_must_fit_the_processes_of_a_local_run(check):
-    run = check({}).run
-    assert process_problem(run, 1) is None
-    assert process_problem(run, 16) is None
-    problem = process_problem(run, 3)
+    training = check({}).run.spec.training
+    batch = training.global_batch_tokens, training.sequence_length
+    assert not list(batch_problems(*batch, 1))
+    assert not list(batch_problems(*batch, 16))
+    (problem,) = batch_problems(*batch, 3)
     assert (problem.field, problem.fix) == ("spec.training.globalBatchTokens", "use 960 or 1152")
 
 
