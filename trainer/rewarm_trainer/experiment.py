@@ -102,7 +102,7 @@ def _stands(field: str, document: Any) -> bool:
 
 
 def processes_problem(snapshot: Snapshot, processes: int) -> ManifestError | None:
-    """Why the global batch cannot be cut into equal parts for `processes`, with the two nearest sizes; None if it can."""
+    """Why the global batch cannot be cut into equal parts for `processes`; None if it can."""
     training = snapshot.training
     problem = next(batch_problems(training.global_batch_tokens, training.sequence_length, processes), None)
     return ManifestError(problem) if problem else None
