@@ -7,5 +7,5 @@ import os
 
 # OpenMP's threads spin at every barrier, for milliseconds. Where anything else wants a core (another run, the tracking
 # thread, a laptop's browser) training on a CPU then gets several times slower. Read when torch loads its OpenMP, so it
-# has to stand before that; benchmarks/threads.py measures it.
+# has to stand before that; benchmarks/speed/threads.py measures it.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
