@@ -315,6 +315,7 @@ def test_corpora_and_checkpoints_in_buckets_end_to_end(
     assert done.code == 0, done.err
     report = world.report("bucket")
     assert report["attempts"][-1]["first_step"] == stopped["step"] + 1
+    assert report["tracking"]["delivered"], "stopped within MLflow's first seconds, it is tracked all the same"
     assert report["bad_lines"] == {"code": 1, "general": 0}
     assert report["checkpoint"]["uri"] == f"s3://runs/bucket/step-{STEPS:08d}"
     assert not list(world.root.glob("bucket/checkpoints/*")), "checkpoints belong into the bucket only"

@@ -98,6 +98,40 @@ def test_a_run_is_tracked_and_found_again_by_its_id(tmp_path: Path) -> None:
     assert len(history(uri, run_id, "train/tokens_per_second")) == 14
 
 
+STARTING = """
+import sys
+from pathlib import Path
+from rewarm_trainer.tracking import Tracker
+Tracker.start(sys.argv[1], "pubmed", "killed", "uid-killed", {}, {}, Path(sys.argv[2])).flush(120)
+"""
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # journals come and go
+        return 0
+
+
+@pytest.mark.slow
+def test_killed_while_mlflow_makes_its_database_the_next_start_makes_it(tmp_path: Path) -> None:
+    """MLflow never opens a file again whose first migration was cut off: it must not stand in its place half-made."""
+    arguments = [database(tmp_path), str(tmp_path / "spool")]
+    starting = subprocess.Popen(
+        [sys.executable, "-c", STARTING, *arguments], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    # In its place or beside it, wherever it is being made.
+    while not any(size_of(path) > 50_000 for path in tmp_path.glob("*mlflow.db*")):
+        assert starting.poll() is None, "it ended before its database was begun"
+        os.sched_yield()
+    starting.kill()
+    starting.wait()
+    tracker = begin(database(tmp_path), tmp_path / "spool", uid="uid-killed")
+    train(tracker, [1, 2])
+    assert tracker.finish("FINISHED", 120).delivered
+    assert history(database(tmp_path), str(tracker.run_id), "train/loss") == losses([1, 2])
+
+
 def test_a_lost_spool_folder_finds_the_run_by_its_uid(tmp_path: Path) -> None:
     uri = database(tmp_path)
     first = begin(uri, tmp_path / "spool")

@@ -13,12 +13,14 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewarm_api.errors import DependencyError, MissingInputError
 from rewarm_trainer.courier import Courier, Finished, Trouble
+from rewarm_trainer.files import beside
 from rewarm_trainer.spool import Point, Spool
 
 if TYPE_CHECKING:
@@ -178,6 +180,7 @@ class MlflowServer:
 
             for chatty in ("mlflow", "alembic"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
+            make_database(self._uri)
             self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         return self._client
 
@@ -262,6 +265,27 @@ class MlflowServer:
         if _code(error) == _NOT_THERE:
             return Trouble.LOST
         return Trouble.REFUSED if _code(error) in _REFUSALS else Trouble.AWAY
+
+
+def make_database(uri: str) -> None:
+    """Make the database file of a `sqlite:///` address beside its place, unless it exists.
+
+    MLflow takes seconds to migrate a new one, and never opens one again in which it was killed half-way.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or "?" in uri or not path.name or path.exists():
+        return
+    from mlflow.tracking import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(path)
+    try:
+        client = MlflowClient(tracking_uri=f"sqlite:///{temporary}", registry_uri=f"sqlite:///{temporary}")
+        client._tracking_client.store.engine.dispose()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
