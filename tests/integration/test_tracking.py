@@ -126,6 +126,7 @@ def test_killed_while_mlflow_makes_its_database_the_next_start_makes_it(tmp_path
         os.sched_yield()
     starting.kill()
     starting.wait()
+    assert not (tmp_path / "mlflow.db").exists(), "a half-made database stands in its place"
     tracker = begin(database(tmp_path), tmp_path / "spool", uid="uid-killed")
     train(tracker, [1, 2])
     assert tracker.finish("FINISHED", 120).delivered
