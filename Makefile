@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?=
 BIN := .venv/bin
-# Two test processes on two cores: torch must not start a thread per core in each of them.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help setup quickstart test test-fast lint format crds requirements clean
 

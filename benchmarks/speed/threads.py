@@ -1,6 +1,6 @@
 """Why OpenMP's threads do not spin: tokens per second beside another busy process, with and without.
 
-`python benchmarks/speed/threads.py` trains a small model beside one process that wants a core, in turn with OpenMP's own
+`python benchmarks/speed/threads.py` trains a small model beside a process that wants a core, in turn with OpenMP's own
 spinning and with ours, and alone with both. On a machine with nothing else to do the two should be equal.
 """
 

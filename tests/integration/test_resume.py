@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from rewarm_world import Finished, World, read_until
 
 STEPS = 40
@@ -142,3 +144,19 @@ def test_a_finished_run_is_found_finished(world: World, finished: tuple[Path, Fi
     again = world.run(world.root / "whole.yaml", "whole", "-o", "json")
     assert (again.code, again.json) == (0, json.loads(before))
     assert (whole / "report.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="compiling needs a C++ compiler")
+def test_a_compiled_bf16_run_resumes_bit_for_bit_too(world: World) -> None:
+    manifest = world.manifest("compiled", training__precision="BF16", budget__tokens=5120)
+    options = {"REWARM_COMPILE": "on"}
+    assert world.run(manifest, "compiled", **options).code == 0
+    process = world.start("run", manifest, "--workdir", world.root / "compiled-killed", **options)
+    read_until(process, lambda line: line.startswith("step 11/"))
+    process.kill()
+    process.wait()
+    done = world.run(manifest, "compiled-killed", **options)
+    assert done.code == 0, done.err
+    assert losses(world, "compiled-killed") == losses(world, "compiled")
+    assert world.report("compiled-killed")["environment"]["compiled"] is True

@@ -242,6 +242,11 @@ class Checkpoints:
             )
         return None
 
+    def release(self, step: int) -> None:
+        """The local copy of a checkpoint that came from a bucket is not needed any more."""
+        if not isinstance(self._store, LocalStorage):
+            shutil.rmtree(self._local(step), ignore_errors=True)
+
     def audit(self, verify: bool) -> list[Entry]:
         """Every checkpoint as it stands; with `verify` every byte is read."""
         return [self._entry(step, verify) for step in self.steps()]
@@ -261,6 +266,7 @@ class Checkpoints:
                 verified = True
             except DataError as error:
                 verified, reason = False, str(error)
+            self.release(step)
         return Entry(step, tokens, size, committed, verified, reason)
 
 

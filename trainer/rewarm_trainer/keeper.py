@@ -199,7 +199,11 @@ class Keeper:
             return self._load_base()
         self.load(checkpoint)
         self.last = checkpoint
-        return TrainState.from_json(checkpoint.state())
+        state = TrainState.from_json(checkpoint.state())
+        if self._world > 1:
+            torch.distributed.barrier()
+        self._checkpoints.release(checkpoint.step)
+        return state
 
     def load(self, checkpoint: Checkpoint) -> None:
         from safetensors.torch import load_file

@@ -139,7 +139,7 @@ class Loop:
                 f"step {failed}: the loss or its gradient is not finite, and all {budget.rollbacks} rollbacks of "
                 "spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
             )
-        decisions = list(self.state.decisions)
+        past, seconds = self.state.decisions, dict(self.state.seconds)
         beyond = self.order.cursors(failed - 1 + budget.skip_steps)
         self.state = self._keeper.restore()
         restored = self._new_order(self.state.phase_log())
@@ -150,7 +150,10 @@ class Loop:
         why = f"step {failed} was not finite; back to step {self.state.step}, {sum(skipped.values())} rows passed over"
         decision = {"what": "RolledBack", "why": why, "step": failed, "tokens": failed * self.plan.tokens_per_step}
         self.state.rollbacks = spent + 1
-        self.state.decisions = [*decisions, decision]
+        # What was decided after the restored step is not part of the run any more; that it was rolled back is.
+        kept = [each for each in past if each["what"] == "RolledBack" or each["step"] <= self.state.step]
+        self.state.decisions = [*kept, decision]
+        self.state.seconds = seconds
         self.state.advance(self.order, self.plan, self.state.step)
         self._listen({"event": "decision", **decision})
 

@@ -26,21 +26,34 @@ _COMPILE_WORTH_FLOPS = 3e12  # about a minute of eager BF16 training on two core
 
 def load_model(folder: Path) -> nn.Module:
     """A causal language model from a Hugging Face folder: FP32, SDPA attention, safetensors only, no remote code."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     # A bar of its own would tear our progress display, and fill log files with carriage returns.
     logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"{folder}: cannot load the base model: {reason}; expected a Hugging Face folder with config.json "
             "and model.safetensors of an architecture that transformers knows"
         ) from error
+    # transformers would start what is missing at random, with a warning: the base would not be the base.
+    if missing := sorted(info["missing_keys"]):
+        raise DataError(
+            f"{folder}: {len(missing)} weights of the architecture in config.json are not in the files, the first is "
+            f"{missing[0]}; fetch the model again, or correct config.json"
+        )
+    return model
 
 
 EXPORT_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -48,6 +61,7 @@ EXPORT_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float
 
 def scratch_model(options: dict[str, Any], vocabulary: int, eos: int, seed: int) -> nn.Module:
     """Random weights for `baseModel.scratch.config`, the same ones for the same seed."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = dict(options)
@@ -57,11 +71,11 @@ def scratch_model(options: dict[str, Any], vocabulary: int, eos: int, seed: int)
         parsed = AutoConfig.for_model(model_type, **{**token_ids, **config})
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation="sdpa")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ManifestError(
             Problem(
                 "spec.baseModel.scratch.config",
-                f"{options} ({str(error).strip().splitlines()[0]})",
+                f"{options} ({' '.join(str(error).split())})",
                 "the config.json of a causal language model that transformers knows",
                 "set model_type and that architecture's own size fields",
             )

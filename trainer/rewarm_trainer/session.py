@@ -27,6 +27,7 @@ from rewarm_trainer.experiment import processes_problem
 from rewarm_trainer.from_run import earlier_sources, order_of
 from rewarm_trainer.keeper import Keeper, load_optimizer, reset_moments
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
+from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Updater, micro_batch_rows
@@ -77,6 +78,8 @@ def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:
     from accelerate import Accelerator
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     chosen = models.precision_for(precision, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",

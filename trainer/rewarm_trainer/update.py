@@ -149,11 +149,12 @@ class Updater:
         return self._copy(Outcome(step, labels, numbers, used, source_nats, source_labels))
 
     def _global_labels(self, batch: Batch) -> Tensor | float:
+        # A batch of nothing but document ends has no label; its gradient is zero, not undefined.
         if self._world == 1:
-            return float(batch.valid)
+            return float(max(1, batch.valid))
         total = torch.tensor(float(batch.valid), device=self._device)
         torch.distributed.all_reduce(total)
-        return total
+        return total.clamp(min=1.0)
 
     def _backward(
         self, batch: Batch, labels: Tensor | float, by_source: bool

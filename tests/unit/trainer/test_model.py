@@ -243,3 +243,20 @@ def test_compiled_blocks_give_the_same_losses_and_evaluation_compiles_nothing() 
     np.testing.assert_allclose(scores.nats, evaluation.score(eager, documents, **options).nats, rtol=1e-5)
     nats(compiled, batch).sum().backward()
     assert counters["stats"]["unique_graphs"] == graphs, "neither the look nor the step after it compiled anything"
+
+
+def test_a_base_with_missing_weights_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny("llama").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = next(name for name in weights if "down_proj" in name)
+    del weights[gone]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=rf"1 weights of the architecture .* are not in the files, the first is {gone}"):
+        model.load_model(tmp_path)
+
+
+def test_a_config_of_the_wrong_type_names_the_field_of_the_manifest() -> None:
+    with pytest.raises(ManifestError, match=r"spec\.baseModel\.scratch\.config: found .*wide"):
+        model.scratch_model({"model_type": "llama", "hidden_size": "wide"}, 50, 0, seed=1)
