@@ -19,6 +19,7 @@ from torch import nn
 
 from rewarm_api.snapshot import Optimizer
 from rewarm_trainer.batches import Loader
+from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.model import TokenLosses, attention_for, build_optimizer, scratch_model
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.update import Updater, micro_batch_rows
@@ -84,6 +85,7 @@ class Rewarm:
     def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
         from accelerate import Accelerator
 
+        keep_freed_memory()
         os.environ["ACCELERATE_USE_CPU"] = "true"
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
         rows = micro_batch_rows(None, work.rows, work.length, work.vocabulary, accelerator.device)
@@ -117,9 +119,10 @@ class Rewarm:
 
 
 class Bare:
-    """Forward, backward, clip, step: the least that trains, with the same compute type and compilation."""
+    """Forward, backward, clip, step: the least that trains, with the same techniques as the product."""
 
     def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
+        keep_freed_memory()
         self._model = work.model()
         attention = attention_for(torch.device("cpu"), "BF16" if bf16 else "FP32", compiled, work.rows, work.length)
         self._model.set_attn_implementation(attention)  # type: ignore[operator]

@@ -1,8 +1,8 @@
 """Training tokens per second against a bare PyTorch loop and transformers.Trainer: `python benchmarks/speed/run.py`.
 
-Two tables. At equal precision: rounds of all arms in turn in one process, the median of the rounds, ratios taken round
-by round, so that a machine whose speed drifts does not decide. At their own defaults: a fresh process and an empty
-compilation cache for each, compilation included; what differs is said.
+Every arm is a process of its own, with its own defaults of the C library and of OpenMP; they wait while another runs.
+At equal precision: rounds of all arms in turn, the median of the rounds, ratios taken round by round, so that a machine
+whose speed drifts does not decide. At their own defaults: from an empty compilation cache, compilation included.
 """
 
 from __future__ import annotations
@@ -16,133 +16,160 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / part) for part in ("api", "trainer")] + [str(Path(__file__).parent)]
-
-from arms import Bare, HuggingFace, Rewarm, Text, Work  # noqa: E402
-
-import rewarm_trainer  # noqa: E402, F401 - before torch: it sets how long OpenMP spins
-
-ARMS = {"rewarm": Rewarm, "bare": Bare, "trainer": HuggingFace}
+# What libgomp does when nobody says otherwise; the product says otherwise, its peers do not.
+SPINNING = "300000"
+PEERS = ("bare", "trainer")
 
 
-def rounds(work: Work, bf16: bool, count: int, steps: int) -> dict[str, list[float]]:
-    """Tokens per second of each arm in each round, the arms in turn."""
-    text = Text(work)
-    options = {"rewarm": True, "bare": True, "trainer": False}
-    arms = {name: ARMS[name](work, text, bf16=bf16, compiled=options[name]) for name in ARMS}
-    for arm in arms.values():
-        arm.run(3)
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(count):
-        for name, arm in arms.items():
-            rates[name].append(work.tokens * steps / arm.run(steps))
-    return rates
+class Arm:
+    """A trainer in a process of its own, told how many steps to take next."""
 
-
-def defaults(work: Work, arm: str, steps: int) -> float:
-    """Seconds of `steps` steps at the arm's own defaults for this machine, from a built model to the last update."""
-    began = time.perf_counter()
-    if arm == "rewarm":
-        Rewarm(work, Text(work), bf16=True, compiled=True).run(steps)
-    else:
-        HuggingFace(work, Text(work), bf16=False, compiled=False).run(steps)
-    return time.perf_counter() - began
-
-
-def child(*arguments: str) -> str:
-    """This script again in a process of its own, with an empty compilation cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
-        done = subprocess.run(
-            [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, check=True
+    def __init__(
+        self, name: str, work: dict[str, int], *, bf16: bool, compiled: bool, cache: str | None = None
+    ) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+        if name == "trainer":
+            environment["GOMP_SPINCOUNT"] = SPINNING
+        if cache:
+            environment["TORCHINDUCTOR_CACHE_DIR"] = cache
+        options = json.dumps({"name": name, "work": work, "bf16": bf16, "compiled": compiled})
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--arm", options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
-    return done.stdout.strip().splitlines()[-1]
+        self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)["answer"]
+        raise RuntimeError(f"an arm ended with {self._process.wait()}")
+
+    def run(self, steps: int) -> float:
+        """Seconds of `steps` updates."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def __enter__(self) -> Arm:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
-def table(title: str, rows: list[tuple[str, ...]]) -> str:
-    head, *rest = rows
-    lines = [f"**{title}**", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rest), ""])
+def serve(options: dict[str, Any]) -> None:
+    """The other end of an arm: build it, then take steps as told."""
+    sys.path[:0] = [str(ROOT / part) for part in ("api", "trainer")] + [str(Path(__file__).parent)]
+    from arms import Bare, HuggingFace, Rewarm, Text, Work
+
+    import rewarm_trainer  # noqa: F401 - before torch: it sets how long OpenMP spins
+
+    work = Work(**options["work"])
+    arms = {"rewarm": Rewarm, "bare": Bare, "trainer": HuggingFace}
+    arm = arms[options["name"]](work, Text(work), bf16=options["bf16"], compiled=options["compiled"])
+    print(json.dumps({"answer": sum(parameter.numel() for parameter in work.model().parameters())}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({"answer": arm.run(int(line))}), flush=True)
 
 
-def equal_precision(work: Work, count: int, steps: int) -> str:
-    rows: list[tuple[str, ...]] = [("compute", "rewarm", "bare loop", "Trainer", "rewarm / bare", "rewarm / Trainer")]
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def ratio(mine: list[float], theirs: list[float]) -> str:
+    """Median and range of theirs over mine: how many times faster mine is."""
+    ratios = [other / own for own, other in zip(mine, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def equal_precision(work: dict[str, int], rounds: int, steps: int) -> list[str]:
+    lines = [row(["compute", "rewarm", "bare loop", "Trainer", "rewarm / bare", "rewarm / Trainer"])]
+    lines.append("|---|---|---|---|---|---|")
     for precision in ("bf16", "fp32"):
-        rates = json.loads(child("--rounds", precision, "--work", json.dumps(vars(work)), str(count), str(steps)))
-        ratios = {
-            peer: [mine / theirs for mine, theirs in zip(rates["rewarm"], rates[peer], strict=True)]
-            for peer in ("bare", "trainer")
+        arms = {
+            name: Arm(name, work, bf16=precision == "bf16", compiled=name != "trainer") for name in ("rewarm", *PEERS)
         }
-        middle = {name: f"{statistics.median(values):,.0f}" for name, values in rates.items()}
-        spread = {
-            name: f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
-            for name, values in ratios.items()
-        }
-        rows.append((precision, middle["rewarm"], middle["bare"], middle["trainer"], spread["bare"], spread["trainer"]))
-    return table(
-        f"Equal precision, tokens per second, median of {count} interleaved rounds of {steps} steps; "
-        "rewarm and the bare loop with the same techniques, the Trainer uncompiled",
-        rows,
-    )
+        seconds: dict[str, list[float]] = {name: [] for name in arms}
+        for arm in arms.values():
+            arm.run(3)
+        for _ in range(rounds):
+            for name, arm in arms.items():
+                seconds[name].append(arm.run(steps))
+        for arm in arms.values():
+            arm.__exit__(None, None, None)
+        tokens = work["rows"] * work["length"] * steps
+        rates = [f"{tokens / statistics.median(seconds[name]):,.0f}" for name in arms]
+        lines.append(row([precision, *rates, *(ratio(seconds["rewarm"], seconds[peer]) for peer in PEERS)]))
+    return lines
 
 
-def at_defaults(work: Work, count: int, steps: int) -> str:
-    seconds: dict[str, list[float]] = {"rewarm": [], "trainer": []}
-    for _ in range(count):
-        for arm in seconds:
-            seconds[arm].append(float(child("--defaults", arm, "--work", json.dumps(vars(work)), "1", str(steps))))
-    ratios = [theirs / mine for mine, theirs in zip(seconds["rewarm"], seconds["trainer"], strict=True)]
-    rows: list[tuple[str, ...]] = [("", "seconds", "what it does")]
-    rows.append(
-        ("rewarm", f"{statistics.median(seconds['rewarm']):.0f}", "bf16 compute, blocks compiled, plain attention")
-    )
-    rows.append(("Trainer", f"{statistics.median(seconds['trainer']):.0f}", "fp32, not compiled"))
-    rows.append(("ratio", f"{statistics.median(ratios):.2f}", f"({min(ratios):.2f}–{max(ratios):.2f})"))
-    return table(f"Both at their own defaults, {steps} steps from an empty compilation cache, {count} rounds", rows)
+def at_defaults(work: dict[str, int], steps: int) -> list[str]:
+    seconds = {}
+    for name in ("rewarm", "trainer"):
+        with tempfile.TemporaryDirectory() as cache:
+            own = name == "rewarm"
+            began = time.perf_counter()
+            with Arm(name, work, bf16=own, compiled=own, cache=cache) as arm:
+                arm.run(steps)
+            seconds[name] = time.perf_counter() - began
+    lines = [row(["", "seconds", "its defaults"]), "|---|---|---|"]
+    own = "bf16 compute, compiled blocks, plain attention, threads that do not spin, freed memory kept"
+    lines.append(row(["rewarm", f"{seconds['rewarm']:.0f}", own]))
+    lines.append(row(["Trainer", f"{seconds['trainer']:.0f}", "fp32, not compiled"]))
+    return [*lines, row(["ratio", f"{seconds['trainer'] / seconds['rewarm']:.2f}", ""])]
+
+
+def page() -> str:
+    """All tables as Markdown."""
+    import torch
+    import transformers
+
+    parts: list[str] = []
+    small = {"hidden": 128, "layers": 4, "vocabulary": 2048, "length": 256, "rows": 32}
+    larger = {"hidden": 256, "layers": 6, "vocabulary": 4096, "length": 256, "rows": 16}
+    for title, work in (("1.1M parameters", small), ("5.9M parameters", larger)):
+        parts += [f"**{title}, {work['rows']} rows of {work['length']} tokens a step, at equal precision.** Tokens per"]
+        parts += [
+            "second, median of 5 rounds of 6 steps in turn; rewarm and the bare loop with the same techniques, the"
+        ]
+        parts += ["the Trainer is as it comes.", "", *equal_precision(work, rounds=5, steps=6), ""]
+        print("\n".join(parts[-6:]), flush=True)
+    parts += [
+        "**500 steps of the smaller one at each one's own defaults**, start and compilation included.",
+        "",
+    ]
+    parts += [*at_defaults(small, steps=500), ""]
+    print("\n".join(parts[-5:]), flush=True)
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return "\n".join([*parts, f"{versions}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}.", ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", help=argparse.SUPPRESS)
-    parser.add_argument("--defaults", help=argparse.SUPPRESS)
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("counts", nargs="*", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
     options = parser.parse_args()
-    if options.work:
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        work = Work(**json.loads(options.work))
-        if options.rounds:
-            print(json.dumps(rounds(work, options.rounds == "bf16", *options.counts)))
-        else:
-            print(defaults(work, options.defaults, options.counts[1]))
+    if options.arm:
+        serve(json.loads(options.arm))
         return
-    page(options.write)
-
-
-def page(write: bool) -> None:
-    import torch
-    import transformers
-
-    parts = []
-    for work in (Work(128, 4, 2048, 256, 32), Work(256, 6, 4096, 256, 16)):
-        size = sum(parameter.numel() for parameter in work.model().parameters())
-        parts.append(f"### {size / 1e6:.1f}M parameters, {work.rows} rows of {work.length} tokens a step\n")
-        parts.append(equal_precision(work, count=5, steps=6))
-        print(parts[-2], parts[-1], sep="\n", flush=True)
-    parts.append(at_defaults(Work(128, 4, 2048, 256, 32), count=1, steps=500))
-    print(parts[-1])
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, {os.cpu_count()} CPU cores"
-    if write:
+    text = page()
+    if options.write:
         path = ROOT / "docs" / "speed.md"
         start, end = "<!-- speed:begin -->", "<!-- speed:end -->"
         before, rest = path.read_text().split(start)
-        after = rest.split(end)[1]
-        path.write_text("\n".join([before + start, "", *parts, f"Measured with {versions}.", "", end + after]))
+        path.write_text("\n".join([before + start, "", text, end + rest.split(end)[1]]))
 
 
 if __name__ == "__main__":
