@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,7 +51,7 @@ class Arm:
     def _answer(self) -> Any:
         assert self._process.stdout
         for line in self._process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"answer"'):  # transformers prints dictionaries of its own
                 return json.loads(line)["answer"]
         raise RuntimeError(f"an arm ended with {self._process.wait()}")
 
@@ -98,19 +99,19 @@ def equal_precision(work: dict[str, int], rounds: int, steps: int) -> list[str]:
     lines = [row(["compute", "rewarm", "bare loop", "Trainer", "rewarm / bare", "rewarm / Trainer"])]
     lines.append("|---|---|---|---|---|---|")
     for precision in ("bf16", "fp32"):
-        arms = {
-            name: Arm(name, work, bf16=precision == "bf16", compiled=name != "trainer") for name in ("rewarm", *PEERS)
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in arms}
-        for arm in arms.values():
-            arm.run(3)
-        for _ in range(rounds):
-            for name, arm in arms.items():
-                seconds[name].append(arm.run(steps))
-        for arm in arms.values():
-            arm.__exit__(None, None, None)
+        seconds: dict[str, list[float]] = {name: [] for name in ("rewarm", *PEERS)}
+        with ExitStack() as stack:
+            arms = {
+                name: stack.enter_context(Arm(name, work, bf16=precision == "bf16", compiled=name != "trainer"))
+                for name in seconds
+            }
+            for arm in arms.values():
+                arm.run(3)
+            for _ in range(rounds):
+                for name, arm in arms.items():
+                    seconds[name].append(arm.run(steps))
         tokens = work["rows"] * work["length"] * steps
-        rates = [f"{tokens / statistics.median(seconds[name]):,.0f}" for name in arms]
+        rates = [f"{tokens / statistics.median(each):,.0f}" for each in seconds.values()]
         lines.append(row([precision, *rates, *(ratio(seconds["rewarm"], seconds[peer]) for peer in PEERS)]))
     return lines
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
@@ -99,9 +98,13 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 
 
 def _token_nats(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each label in nats, FP32; 0 where the label is ignored. Shapes [B, S, V], [B, S] -> [B, S]."""
-    flat = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    return flat.view(labels.shape)
+    """Cross-entropy of each label in nats, FP32; 0 where the label is ignored. Shapes [B, S, V], [B, S] -> [B, S].
+
+    As logsumexp minus the label's logit: the backward pass needs the logits and no second array of their size.
+    """
+    wide = logits.float()
+    picked = wide.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(labels == IGNORED, 0.0, torch.logsumexp(wide, -1) - picked)
 
 
 class TokenLosses(nn.Module):
