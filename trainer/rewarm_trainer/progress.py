@@ -240,6 +240,7 @@ class LiveProgress(Progress):
         self._console = console
         self._course = Course()
         self._stages: dict[str, tuple[float, float | None, str, float]] = {}
+        self._told = ""  # the stage whose end was told last: its reader may report the end twice
         self._live: Live | None = Live(
             get_renderable=self._render, console=console, refresh_per_second=4, transient=True
         )
@@ -259,8 +260,9 @@ class LiveProgress(Progress):
         self._stages[name] = (done, total, unit, started)
         if total is not None and done >= total:
             del self._stages[name]
-            if self._course.tokens:
+            if self._course.tokens or name == self._told:
                 return
+            self._told = name
             self.event(f"{name}: {_amount(total, unit)} {_word(unit)} in {duration(time.monotonic() - started)}")
 
     def prepare(self, stage: str, source: str, done: float, total: float | None, unit: str) -> None:
