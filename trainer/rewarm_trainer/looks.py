@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from rewarm_trainer import evaluation, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
 from rewarm_trainer.statistics import Delta
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Looks:
             key = digest_of([weights, tokenizer, chosen.digest, *how])
             version = f"v{evaluation.CODE_VERSION}-torch-{torch.__version__}"
             cached = cache / "baselines" / version / f"{key.removeprefix('sha256:')}.json"
-            found = _read(cached)
+            # One rank that finds the cache and one that does not would wait for each other for ever.
+            found = self._from_rank_0(_read(cached) if self._scorer.rank == 0 else None)
             self._base[name] = found if found else self._score(name, None)
             if self._scorer.rank == 0:
                 if not found:
@@ -169,15 +172,19 @@ class Looks:
         self, step: int, tokens: int, scores: Mapping[str, Scores], *, full: bool, began: float
     ) -> dict[str, Any]:
         """The look as one JSON object, judged by rank 0 and handed to the others."""
-        line: list[Any] = [None]
+        line: dict[str, Any] = {}
         if self._scorer.rank == 0:
             sets = {name: self._set(name, value, step > 0) for name, value in scores.items()}
-            line[0] = {"step": step, "tokens": tokens, "full": full, "sets": sets, **summary_of(sets)}
-            line[0]["seconds"] = round(time.monotonic() - began, 3)
+            line = {"step": step, "tokens": tokens, "full": full, "sets": sets, **summary_of(sets)}
+            line["seconds"] = round(time.monotonic() - began, 3)
+        return self._from_rank_0(line)
+
+    def _from_rank_0(self, value: Value) -> Value:
+        """The value of rank 0, on every rank."""
+        box = [value]
         if self._scorer.world > 1:
-            torch.distributed.broadcast_object_list(line, src=0)
-        result: dict[str, Any] = line[0]
-        return result
+            torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def _set(self, name: str, scores: Scores, paired: bool) -> dict[str, Any]:
         value = {
