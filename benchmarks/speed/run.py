@@ -142,9 +142,7 @@ def page() -> str:
     larger = {"hidden": 256, "layers": 6, "vocabulary": 4096, "length": 256, "rows": 16}
     for title, work in (("1.1M parameters", small), ("5.9M parameters", larger)):
         parts += [f"**{title}, {work['rows']} rows of {work['length']} tokens a step, at equal precision.** Tokens per"]
-        parts += [
-            "second, median of 5 rounds of 6 steps in turn; rewarm and the bare loop use the same techniques,"
-        ]
+        parts += ["second, median of 5 rounds of 6 steps in turn; rewarm and the bare loop use the same techniques,"]
         parts += ["the Trainer is as it comes.", "", *equal_precision(work, rounds=5, steps=6), ""]
         print("\n".join(parts[-6:]), flush=True)
     parts += [
