@@ -1,7 +1,7 @@
 """How freed memory of a CPU process is kept.
 
 By default the C library gives every large block back to the kernel when it is freed, and each training step takes the
-same blocks again: a quarter of the processor's time goes into page faults (benchmarks/speed/memory.py measures it).
+same blocks again, page fault by page fault (tests/unit/trainer/test_memory.py counts them).
 """
 
 from __future__ import annotations
