@@ -1,0 +1,101 @@
+"""What a decision can ask for. Executing an action twice changes nothing; the executor runs them in order.
+
+When one fails, the rest of the list is not run: the key is queued again and decided anew from what is then observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SetFinalizer:
+    """Add (or, with present=False, remove) `rewarm.dev/run`."""
+
+    present: bool = True
+
+
+@dataclass(frozen=True)
+class Create:
+    """POST this object (ConfigMap, Service or Job, complete with owner reference). AlreadyExists by us is success."""
+
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete with propagationPolicy Background and a uid precondition. NotFound is success."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """As DeleteJob, for a pod; `force` uses grace period 0 (a pod stuck on a lost node)."""
+
+    name: str
+    uid: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """Merge-patch of the status subresource: only what changes (None removes a key).
+
+    `resource_version` set: the write carries it, and a conflict means "decide again" (the first snapshotDigest).
+    """
+
+    changes: Mapping[str, Any]
+    resource_version: str = ""
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Merge-patch of the run's annotations (None removes one): an asked promotion that was done."""
+
+    changes: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Emit:
+    """An Event on the run. One per transition; the recorder aggregates repeats."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """Ask registry.py (off the event loop) to bring MLflow to this state; its answer requeues the run.
+
+    Done in order, each idempotent: find or make the run by uid tag; register `source` as a version; move `alias` to it;
+    set the terminal status. Empty fields are skipped.
+    """
+
+    uri: str
+    experiment: str
+    run_name: str
+    uid: str
+    tags: Mapping[str, str]
+    model: str = ""
+    source: str = ""
+    version_tags: Mapping[str, str] | None = None
+    alias: str = ""
+    end: Literal["", "FINISHED", "FAILED", "KILLED"] = ""
+    version: str = ""
+    """An existing version to move the alias to (promote, rollback) instead of registering `source`."""
+
+
+Action = SetFinalizer | Create | DeleteJob | DeletePod | PatchStatus | Annotate | Emit | Track
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Actions in order, and when to look again although nothing changed (seconds; None: only on an event)."""
+
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
