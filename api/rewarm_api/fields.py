@@ -16,6 +16,8 @@ from rewarm_api import quantity
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
 KUBERNETES_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+WORD_PATTERN = r"^[A-Za-z][A-Za-z0-9]*$"
+TIME_PATTERN = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2}))?$"
 
 
 class Spec(BaseModel):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from rewarm_api.fields import KUBERNETES_NAME_PATTERN, NAME_PATTERN, Spec
+from rewarm_api.fields import KUBERNETES_NAME_PATTERN, NAME_PATTERN, TIME_PATTERN, WORD_PATTERN, Spec
 
 _PATTERN_WORDS = {
     NAME_PATTERN: "a name: a lower-case letter, then at most 39 lower-case letters, digits and inner hyphens",
@@ -21,6 +21,8 @@ _PATTERN_WORDS = {
     r"^sha256:[0-9a-f]{64}$": "sha256: and 64 lower-case hexadecimal digits",
     r"^[0-9]+$": "digits, quoted",
     "^(Final|Latest|Best)$": "Final, Latest, Best, or a step number",
+    TIME_PATTERN: "a moment such as 2026-01-31T12:00:00Z",
+    WORD_PATTERN: "one word: a letter, then letters and digits",
     "^Auto$": "Auto or a whole number from 1 to 65536",
 }
 

@@ -5,17 +5,27 @@ Every field may be absent: an observer writes what it knows. Machines read condi
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from rewarm_api.fields import Digest, Flag, Integer, Name, Number, Spec, Text
+from rewarm_api.fields import TIME_PATTERN, Digest, Flag, Integer, Name, Number, Spec, Text
 from rewarm_api.snapshot import Role
 
-Count = Annotated[Integer, Field(ge=0)]
+
+def _moment(text: str) -> str:
+    """Empty, or a moment in RFC 3339 with its offset; years outside 1970 to 2999 overflow in somebody's arithmetic."""
+    if text and not (datetime.fromisoformat(text).tzinfo and 1970 <= int(text[:4]) <= 2999):
+        raise ValueError("expected a moment such as 2026-01-31T12:00:00Z")
+    return text
+
+
+Count = Annotated[Integer, Field(ge=0, le=2**53 - 1)]
 ShortText = Annotated[Text, Field(max_length=256)]
 Address = Annotated[Text, Field(max_length=2048)]
-Time = Annotated[Text, Field(max_length=64)]
+Time = Annotated[Text, Field(max_length=64, pattern=TIME_PATTERN), AfterValidator(_moment)]
+"""RFC 3339 with an offset, or empty."""
 
 Cause = Literal[
     "Completed", "Preempted", "Evicted", "NodeLost", "Hang", "InvalidSpec", "BadData", "Diverged", "MissingInput",
@@ -31,7 +41,13 @@ CONDITION_TYPES = (
 )  # fmt: skip
 
 
-class Condition(Spec):
+class Observation(Spec):
+    """A part of what was observed. Code may also build it by the names of its attributes."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+
+class Condition(Observation):
     """One observed fact, in the form of Kubernetes' own conditions."""
 
     type: Annotated[Text, Field(min_length=1, max_length=316)]
@@ -48,7 +64,7 @@ class Condition(Spec):
     """Generation of the spec that this was observed for."""
 
 
-class Phase(Spec):
+class Phase(Observation):
     """What rank 0 is doing, by its heartbeat."""
 
     name: ShortText = ""
@@ -59,7 +75,7 @@ class Phase(Spec):
     """When it counts as hung."""
 
 
-class Progress(Spec):
+class Progress(Observation):
     """How far training has come."""
 
     step: Count = 0
@@ -76,7 +92,7 @@ class Progress(Spec):
     """Time left."""
 
 
-class Delta(Spec):
+class Delta(Observation):
     """Candidate minus base over the same documents, in nats per token; below zero is better."""
 
     mean: Number
@@ -89,7 +105,7 @@ class Delta(Spec):
     """Of the interval."""
 
 
-class SetEvaluation(Spec):
+class SetEvaluation(Observation):
     """One evaluation set."""
 
     set: Name
@@ -106,7 +122,7 @@ class SetEvaluation(Spec):
     """Absent below 30 documents."""
 
 
-class ForgettingSummary(Spec):
+class ForgettingSummary(Observation):
     """Loss increase over Retained sets, in nats per token; positive is worse."""
 
     max: Number | None = None
@@ -115,14 +131,14 @@ class ForgettingSummary(Spec):
     """Unweighted mean."""
 
 
-class Gain(Spec):
+class Gain(Observation):
     """Loss decrease over New sets, in nats per token; positive is better."""
 
     mean: Number | None = None
     """Unweighted mean."""
 
 
-class GateResult(Spec):
+class GateResult(Observation):
     """One gate."""
 
     name: ShortText
@@ -135,7 +151,7 @@ class GateResult(Spec):
     """Whether the interval clears the limit."""
 
 
-class Promotion(Spec):
+class Promotion(Observation):
     """Whether the candidate got the alias."""
 
     promoted: Flag = False
@@ -144,7 +160,7 @@ class Promotion(Spec):
     """Why, or why not."""
 
 
-class ReplayShare(Spec):
+class ReplayShare(Observation):
     """Share of training rows drawn from replay."""
 
     requested: Annotated[Number, Field(ge=0, lt=1)] = 0
@@ -153,7 +169,7 @@ class ReplayShare(Spec):
     """As counted."""
 
 
-class Counts(Spec):
+class Counts(Observation):
     """Written before the next attempt is made."""
 
     attempts: Count = 0
@@ -164,10 +180,10 @@ class Counts(Spec):
     """Disruptions."""
 
 
-class Attempt(Spec):
+class Attempt(Observation):
     """One attempt."""
 
-    number: Annotated[Integer, Field(ge=1)]
+    number: Annotated[Integer, Field(ge=1, le=2**53 - 1)]
     """From 1."""
     cause: Cause | None = None
     """Why it ended; absent while it runs."""
@@ -183,7 +199,7 @@ class Attempt(Spec):
     """Tokens trained again since the checkpoint it resumed from."""
 
 
-class Checkpoint(Spec):
+class Checkpoint(Observation):
     """The newest committed checkpoint."""
 
     uri: Address = ""
@@ -192,9 +208,11 @@ class Checkpoint(Spec):
     """Its update."""
     committed_at: Time = ""
     """When it was committed."""
+    sha256: Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)] | None = None
+    """Digest of its manifest."""
 
 
-class TrackingStatus(Spec):
+class TrackingStatus(Observation):
     """Where to look the run up."""
 
     run_id: ShortText = ""
@@ -205,7 +223,7 @@ class TrackingStatus(Spec):
     """Registered version."""
 
 
-class RunStatus(Spec):
+class RunStatus(Observation):
     """What was observed of a run."""
 
     observed_generation: Count | None = None
