@@ -201,7 +201,8 @@ class Termination(Made):
     def parse(cls, text: str) -> Termination | None:
         """None on anything unreadable: free text, a cut message, another version."""
         try:
-            return _read(cls, _load(text), "")
+            document = _load(text)
+            return _read(cls, document, "") if isinstance(document, dict) and "version" in document else None
         except ReportError:
             return None
 
