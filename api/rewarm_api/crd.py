@@ -22,17 +22,22 @@ MAXIMUM_BYTES = 256 * 1024
 
 _HEADER = "# Generated from the models of rewarm_api by `python -m rewarm_api.crd`. Do not edit.\n"
 _KEPT = (
-    "type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems",
-    "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
+    "type", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties",
+    "required", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
 )  # fmt: skip
 _LIST_KEYS = {
     "spec.corpus.sources": "name",
     "spec.replay.sources": "name",
     "spec.evaluation.sets": "name",
     "spec.credentials": "secret",
+    "spec.compute.podTemplate.env": "name",
+    "spec.compute.podTemplate.volumes": "name",
+    "spec.compute.podTemplate.volumeMounts": "mountPath",
+    "spec.compute.podTemplate.imagePullSecrets": "name",
     "status.conditions": "type",
     "status.evaluation": "set",
     "status.gates": "name",
+    "status.attempts": "number",
 }
 _COLUMNS = (
     ("Status", "string", ".status.summary", 0, "For eyes; machines read conditions"),
@@ -113,7 +118,7 @@ def _field(path: str, shape: Shape) -> dict[str, Any]:
     if shape.model is not None:
         return _model(path, shape.model, shape.description)
     schema: dict[str, Any] = {"description": shape.description} if shape.description else {}
-    schema |= {key: value for key, value in shape.schema.items() if key in _KEPT}
+    schema |= _kept(shape.schema)
     if shape.items is not None:
         schema["items"] = _field(path + "[]", shape.items)
         if path in _LIST_KEYS:
@@ -130,6 +135,21 @@ def _field(path: str, shape: Shape) -> dict[str, Any]:
         kind = {"description": "A transformers model type.", "type": "string", "minLength": 1, "maxLength": 128}
         schema |= {"required": ["model_type"], "properties": {"model_type": kind}}
     return _with_rules(path, schema)
+
+
+def _kept(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a structural schema has of this one, and of what stands in it."""
+    kept = {key: value for key, value in schema.items() if key in _KEPT}
+    if "properties" in schema:
+        kept["properties"] = {name: _described(child) for name, child in schema["properties"].items()}
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            kept[inner] = _described(schema[inner])
+    return kept
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in ("description",) if key in schema} | _kept(schema)
 
 
 def _with_rules(path: str, schema: dict[str, Any]) -> dict[str, Any]:

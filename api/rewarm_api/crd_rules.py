@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rewarm_api.fields import NAME_PATTERN
+from rewarm_api.pod_rules import GPU_RESOURCES, RESERVED_ANNOTATIONS, RESERVED_ENVIRONMENT, RESERVED_PATHS
 
 CelRule = dict[str, Any]
 
@@ -216,6 +217,54 @@ _SCHEDULE = [
     ),
 ]
 
+_POD = "spec.compute.podTemplate"
+_RESERVED = " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_ANNOTATIONS)
+_NO_GPUS = rule(
+    f"!self.exists(k, k.matches('{GPU_RESOURCES}'))", "GPUs come from compute.gpusPerNode; remove them here"
+)
+_POD_RULES: dict[str, list[CelRule]] = {
+    _POD: [
+        rule(
+            "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
+            "self.volumes.exists(v, v.name == m.name))",
+            "a mount must name a volume of this template; add it to volumes",
+            fieldPath=".volumeMounts",
+        )
+    ],
+    f"{_POD}.annotations": [
+        rule(
+            f"!self.exists(k, {_RESERVED})",
+            "annotations of rewarm.dev/ and kueue.x-k8s.io/ are the operator's; use queue or topology for Kueue",
+        )
+    ],
+    f"{_POD}.env[]": [
+        exactly_one("value", "valueFrom"),
+        rule(
+            f"!self.name.matches('{RESERVED_ENVIRONMENT}')",
+            "Rewarm or torch's rendezvous sets this variable; remove it",
+            fieldPath=".name",
+        ),
+    ],
+    f"{_POD}.env[].valueFrom": [exactly_one("secretKeyRef", "configMapKeyRef", "fieldRef")],
+    f"{_POD}.volumes[]": [
+        rule("!self.name.startsWith('rewarm')", "volume names that begin with rewarm are the operator's; rename it",
+             fieldPath=".name"),
+        rule("!has(self.hostPath)", "hostPath is outside Pod Security restricted; use a persistentVolumeClaim"),
+        rule(
+            "!has(self.projected) || !has(self.projected.sources) || "
+            "!self.projected.sources.exists(s, has(s.serviceAccountToken))",
+            "pods of a run get no service account token but Rewarm's own; use a Secret",
+        ),
+    ],
+    f"{_POD}.volumeMounts[].mountPath": [
+        rule(f"!self.matches('{RESERVED_PATHS}')", "this path is Rewarm's own; mount the volume elsewhere"),
+        rule("!self.matches('/[.]{1,2}(/|$)')", "a path without . and .."),
+    ],
+    f"{_POD}.resources.requests": [_NO_GPUS],
+    f"{_POD}.resources.limits": [_NO_GPUS],
+    f"{_POD}.topology": [exactly_one("required", "preferred")],
+}  # fmt: skip
+
 RULES: dict[str, list[CelRule]] = {
     "spec": _SPEC,
     "spec.baseModel": [
@@ -265,6 +314,7 @@ RULES: dict[str, list[CelRule]] = {
     ],
     "spec.checkpoints.uri": [_FOLDER_ADDRESS],
     "spec.cache.uri": [_FOLDER_ADDRESS],
+    **_POD_RULES,
     "status": [
         rule(
             "!has(oldSelf.snapshotDigest) || "

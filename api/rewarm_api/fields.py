@@ -16,6 +16,9 @@ from rewarm_api import quantity
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
 KUBERNETES_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+LABEL_PATTERN = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+ENVIRONMENT_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+MOUNT_PATTERN = r"^(/[^/:]+)+$"
 WORD_PATTERN = r"^[A-Za-z][A-Za-z0-9]*$"
 TIME_PATTERN = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2}))?$"
 

@@ -23,7 +23,6 @@ LATER = frozenset(
         "spec.baseModel.run.anneal",
         "spec.evaluation.benchmarks",
         "spec.gates.maxNegativeFlips",
-        "spec.compute.podTemplate",
     }
 )
 """Fields of the design that enter the schema once they work."""

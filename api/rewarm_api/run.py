@@ -31,6 +31,7 @@ from rewarm_api.fields import (
     Uri,
     Words,
 )
+from rewarm_api.pod_template import PodTemplate
 from rewarm_api.snapshot import Decay, Format, Role
 
 API_VERSION = "rewarm.dev/v1alpha1"
@@ -318,6 +319,8 @@ class Compute(Spec):
     """Priority class of Kueue's Workload."""
     termination_grace_period_seconds: Annotated[Integer, Field(ge=31, le=86_400)] = 300
     """Time to commit a checkpoint after SIGTERM."""
+    pod_template: PodTemplate | None = None
+    """What is added to each pod."""
 
 
 class Retries(Spec):

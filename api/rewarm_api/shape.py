@@ -13,7 +13,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from rewarm_api.fields import KUBERNETES_NAME_PATTERN, NAME_PATTERN, TIME_PATTERN, WORD_PATTERN, Spec
+from rewarm_api.fields import (
+    ENVIRONMENT_PATTERN,
+    KUBERNETES_NAME_PATTERN,
+    LABEL_PATTERN,
+    MOUNT_PATTERN,
+    NAME_PATTERN,
+    TIME_PATTERN,
+    WORD_PATTERN,
+    Spec,
+)
 
 _PATTERN_WORDS = {
     NAME_PATTERN: "a name: a lower-case letter, then at most 39 lower-case letters, digits and inner hyphens",
@@ -21,6 +30,9 @@ _PATTERN_WORDS = {
     r"^sha256:[0-9a-f]{64}$": "sha256: and 64 lower-case hexadecimal digits",
     r"^[0-9]+$": "digits, quoted",
     "^(Final|Latest|Best)$": "Final, Latest, Best, or a step number",
+    LABEL_PATTERN: "a label such as example.com/name",
+    ENVIRONMENT_PATTERN: "a variable's name: letters, digits, underscores, hyphens and dots, no digit first",
+    MOUNT_PATTERN: "an absolute path such as /data, without a slash at the end",
     TIME_PATTERN: "a moment such as 2026-01-31T12:00:00Z",
     WORD_PATTERN: "one word: a letter, then letters and digits",
     "^Auto$": "Auto or a whole number from 1 to 65536",

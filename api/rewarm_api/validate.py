@@ -12,6 +12,7 @@ from typing import Any
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.places import address_problems
+from rewarm_api.pod_rules import pod_template_problems
 from rewarm_api.reading import Reader, without_nulls
 from rewarm_api.rules import RULES, batch_problems, named_sources
 from rewarm_api.run import ContinualRun
@@ -79,6 +80,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
                 problems.extend(rule.check(run.spec))
         problems.extend(_process_problems(run.spec, broken, local))
         problems.extend(address_problems(run.spec, local))
+        problems.extend(pod_template_problems(run.spec))
     warnings = () if run.spec is None else tuple(_warnings(run.spec))
     unused = () if local is False else tuple(path for path in CLUSTER_ONLY if _given(given, path))
     return Validation(tuple(dict.fromkeys(problems)), warnings, None if problems else run, unused)

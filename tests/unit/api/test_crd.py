@@ -21,6 +21,13 @@ from rewarm_api.status import RunStatus
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "crds/continualruns.yaml"
+FREE = {
+    "spec.baseModel.scratch.config",
+    "spec.compute.podTemplate.tolerations[]",
+    "spec.compute.podTemplate.affinity",
+    "spec.compute.podTemplate.volumes[]",
+}
+"""The only places whose children the schema does not know."""
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +41,14 @@ def root(version) -> dict[str, Any]:
 
 
 def nodes(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema below, with its path; `[]` is an item."""
+    """Every schema below, with its path; `[]` is an item, `{}` a value of a map."""
     yield path, schema
     for name, child in schema.get("properties", {}).items():
         yield from nodes(child, f"{path}.{name}".removeprefix("."))
     if "items" in schema:
         yield from nodes(schema["items"], path + "[]")
+    if "additionalProperties" in schema:
+        yield from nodes(schema["additionalProperties"], path + "{}")
 
 
 def test_the_committed_crd_is_fresh():
@@ -75,10 +84,12 @@ def test_everything_is_bounded_and_described(root):
             assert schema["x-kubernetes-int-or-string"], path
             assert {"maxLength", "minimum", "pattern"} <= set(schema), path
         if kind == "object":
-            assert "properties" in schema, path
+            free = path in FREE or path.startswith(tuple(place + "." for place in FREE))
+            assert free == bool(schema.get("x-kubernetes-preserve-unknown-fields")), path
+            assert free or "properties" in schema or {"additionalProperties", "maxProperties"} <= set(schema), path
         assert "default" not in schema, path
         assert "anyOf" not in schema, path
-        assert schema.get("description") or path.endswith("[]"), path
+        assert schema.get("description") or path.endswith(("[]", "{}")), path
 
 
 def test_the_schema_has_the_fields_of_the_models(root):
@@ -115,6 +126,7 @@ def test_list_maps_name_their_key(root):
     }
     assert keys["status.conditions"] == ["type"]
     assert keys["status.evaluation"] == ["set"]
+    assert keys["status.attempts"] == ["number"]
     assert keys["spec.corpus.sources"] == ["name"]
 
 
