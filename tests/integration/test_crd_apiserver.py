@@ -1,119 +1,50 @@
-"""The CRD on a real kube-apiserver: what it takes, what it refuses and how it says so, and what stays immutable.
-
-Runs when REWARM_KUBE_APISERVER and REWARM_ETCD name the binaries.
-"""
+"""The CRD on a real kube-apiserver: what it takes, what it refuses and how it says so, and what stays immutable."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
-import os
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pod_templates
 import pytest
-import urllib3
+from real_cluster import needs_control_plane
 
 from rewarm_api.manifest import load_yaml, read_manifest, set_path
 from rewarm_api.validate import validate
+from rewarm_cluster.api import Api
+from rewarm_cluster.control_plane import ControlPlane
+from rewarm_cluster.processes import until
 
-APISERVER, ETCD = os.environ.get("REWARM_KUBE_APISERVER"), os.environ.get("REWARM_ETCD")
 ROOT = Path(__file__).parents[2]
-TOKEN = "test-only"
 RUNS = "/apis/rewarm.dev/v1alpha1/namespaces/default/continualruns"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (APISERVER and ETCD),
-        reason="REWARM_KUBE_APISERVER and REWARM_ETCD do not name the binaries of a kube-apiserver and an etcd",
-    ),
-]
-
-
-class Api:
-    """The HTTP face of an API server."""
-
-    def __init__(self, port: int, certificate: Path) -> None:
-        self.base = f"https://127.0.0.1:{port}"
-        self.pool = urllib3.PoolManager(ca_certs=str(certificate))
-
-    def call(self, method: str, path: str, body: Any = None, *, retry: list[int] | None = None) -> tuple[int, Any]:
-        """(HTTP status, JSON). `retry`: statuses of a server that is still starting."""
-        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        if method == "PATCH":
-            headers["Content-Type"] = "application/merge-patch+json"
-        retries: Any = False
-        if retry is not None:
-            retries = urllib3.Retry(
-                total=60, backoff_factor=0.1, backoff_max=1, status_forcelist=retry, allowed_methods=None
-            )
-        text = None if body is None else json.dumps(body)
-        answer = self.pool.request(method, self.base + path, body=text, headers=headers, retries=retries)
-        return answer.status, json.loads(answer.data) if answer.data[:1] == b"{" else answer.data.decode()
-
-    def create(self, document: dict[str, Any]) -> tuple[int, Any]:
-        return self.call("POST", RUNS + "?fieldValidation=Strict", document)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
+pytestmark = [pytest.mark.slow, needs_control_plane("api")]
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api() -> Iterator[Api]:
     """An etcd and an API server with the committed CRD, of this module's own."""
-    state = tmp_path_factory.mktemp("apiserver")
-    etcd_port, peer_port, port = _free_ports(3)
-    key, certificate = state / "server.key", state / "server.crt"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2"]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
-    (state / "tokens.csv").write_text(f'{TOKEN},tester,1,"system:masters"\n')
-    etcd = [
-        str(ETCD), "--data-dir", str(state / "etcd"), "--unsafe-no-fsync",
-        "--listen-client-urls", f"http://127.0.0.1:{etcd_port}",
-        "--advertise-client-urls", f"http://127.0.0.1:{etcd_port}",
-        "--listen-peer-urls", f"http://127.0.0.1:{peer_port}",
-    ]  # fmt: skip
-    apiserver = [
-        str(APISERVER), f"--etcd-servers=http://127.0.0.1:{etcd_port}", "--bind-address=127.0.0.1",
-        f"--secure-port={port}", f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}",
-        f"--cert-dir={state}",
-        f"--token-auth-file={state / 'tokens.csv'}",
-        "--anonymous-auth=false", "--authorization-mode=RBAC", "--profiling=false",
-        "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
-        f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.96.0.0/16",
-    ]  # fmt: skip
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for name, command in (("etcd", etcd), ("apiserver", apiserver)):
-            with (state / f"{name}.log").open("wb") as log:
-                processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-        server = Api(port, certificate)
-        status, answer = server.call("GET", "/readyz", retry=[401, 403, 500, 503])
-        assert status == 200, answer
-        _install(server)
-        yield server
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
+    with ControlPlane("api") as cluster:
+        status, answer = cluster.api.call("POST", CRDS, load_yaml((ROOT / "crds/continualruns.yaml").read_text()))
+        assert status == 201, answer
+        crd = cluster.api.wait(f"{CRDS}/continualruns.rewarm.dev", _established)
+        assert crd is not None
+        # Established comes a moment before the path is served.
+        until(lambda: cluster.api.call("GET", RUNS)[0] == 200, 10)
+        yield cluster.api
 
 
-def _install(server: Api) -> None:
-    status, answer = server.call("POST", CRDS, load_yaml((ROOT / "crds/continualruns.yaml").read_text()))
-    assert status == 201, answer
-    assert server.call("GET", RUNS, retry=[404, 503])[0] == 200
+def _established(crd: dict[str, Any] | None) -> bool:
+    conditions = (crd or {}).get("status", {}).get("conditions") or []
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+
+def create(api: Api, document: dict[str, Any]) -> tuple[int, Any]:
+    return api.call("POST", RUNS + "?fieldValidation=Strict", document)
 
 
 @pytest.fixture
@@ -144,7 +75,7 @@ def test_the_crd_is_established_and_structural(api):
 def test_whole_manifests_are_accepted(api, run, name):
     document = run if name == "minimal" else read_manifest(ROOT / "tests/unit/api/full.yaml")
     document["metadata"].pop("namespace", None)
-    status, answer = api.create(document)
+    status, answer = create(api, document)
     assert status == 201, answer
     # Defaults go into the snapshot, never back into spec.
     assert answer["spec"] == document["spec"]
@@ -177,13 +108,15 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "null is absence": {"spec.activeDeadlineSeconds": "null", "spec.replay": "null", "spec.training.precision": "null"},
     "a run on the CPU": {"spec.compute": "{nodes: 4, gpusPerNode: 0}"},
     "free form in a config": {"spec.baseModel.scratch.config.rope_parameters": "{rope_type: yarn, factor: 2.5}"},
+    "a whole pod template": {pod_templates.POD: pod_templates.WHOLE},
+    "an empty pod template": {pod_templates.POD: "{}"},
 }
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_these_are_accepted_by_the_server_and_by_validation(api, run, name):
     document = changed(run, ACCEPTED[name])
-    status, answer = api.create(document)
+    status, answer = create(api, document)
     assert status == 201, answer
     assert validate(document, local=False).problems == ()
 
@@ -254,6 +187,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "checkpoints on a laptop": ({"spec.checkpoints.uri": "./x"}, "s3:// | claim://NAME/path"),
     "an enum in the wrong case": ({"spec.training.precision": "bf16"}, "Unsupported value"),
+    **{
+        f"pod template: {name}": ({pod_templates.POD: template}, message)
+        for name, (template, message, _, _) in pod_templates.REFUSED.items()
+    },
 }  # fmt: skip
 
 
@@ -261,7 +198,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_these_are_refused_by_the_server_and_by_validation(api, run, name):
     changes, message = REFUSED[name]
     document = changed(run, changes)
-    status, answer = api.create(document)
+    status, answer = create(api, document)
     assert status in (400, 422), answer
     assert message in answer["message"]
     assert not validate(document, local=False).valid
@@ -269,7 +206,7 @@ def test_these_are_refused_by_the_server_and_by_validation(api, run, name):
 
 def resolved(api: Api, run: dict[str, Any]) -> str:
     """A created run whose digest is set; its path."""
-    status, answer = api.create(run)
+    status, answer = create(api, run)
     assert status == 201, answer
     path = f"{RUNS}/{run['metadata']['name']}"
     status, answer = api.call("PATCH", path + "/status", {"status": {"snapshotDigest": "sha256:" + "0" * 64}})
@@ -278,7 +215,7 @@ def resolved(api: Api, run: dict[str, Any]) -> str:
 
 
 def test_before_the_digest_a_typo_can_be_mended(api, run):
-    assert api.create(run)[0] == 201
+    assert create(api, run)[0] == 201
     path = f"{RUNS}/{run['metadata']['name']}"
     assert api.call("PATCH", path, {"spec": {"training": {"seed": 5}}})[0] == 200
 
@@ -363,7 +300,6 @@ def test_the_table_reads_conditions_by_type(api, run):
     ]
     status = {"conditions": conditions, "summary": "Training", "gain": {"mean": 0.31}}
     assert api.call("PATCH", path + "/status", {"status": status})[0] == 200
-    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/json;as=Table;g=meta.k8s.io;v=v1"}
-    table = json.loads(api.pool.request("GET", api.base + path, headers=headers).data)
+    _, table = api.call("GET", path, accept="application/json;as=Table;g=meta.k8s.io;v=v1")
     cells = dict(zip([c["name"] for c in table["columnDefinitions"]], table["rows"][0]["cells"], strict=True))
     assert (cells["Status"], cells["Gain"], cells["Gates"], cells["Succeeded"]) == ("Training", 0.31, "True", "Unknown")

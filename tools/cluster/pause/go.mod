@@ -1,0 +1,3 @@
+module rewarm.dev/tools/pause
+
+go 1.26.0
