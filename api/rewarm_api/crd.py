@@ -48,6 +48,8 @@ _COLUMNS = (
     ("Succeeded", "string", '.status.conditions[?(@.type=="Succeeded")].status', 0, "True: trained and judged"),
     ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', 1, "Why"),
     ("Attempts", "integer", ".status.counts.attempts", 1, "Attempts made"),
+    ("Tokens/s", "number", ".status.progress.tokensPerSecond", 1, "Speed"),
+    ("ETA", "number", ".status.progress.etaSeconds", 1, "Seconds left"),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Since creation"),
 )
 
@@ -67,6 +69,7 @@ def custom_resource_definition() -> dict[str, Any]:
                 "plural": "continualruns",
                 "singular": "continualrun",
                 "shortNames": ["crun"],
+                "categories": ["all"],
             },
             "versions": [
                 {

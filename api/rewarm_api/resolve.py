@@ -13,6 +13,7 @@ from typing import Any
 from rewarm_api import base_model
 from rewarm_api import run as spec
 from rewarm_api import snapshot as result
+from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
 from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal
 from rewarm_api.segments import Lengths, build_segments, length_problem
@@ -23,8 +24,12 @@ CHECKPOINT_EVERY = "10%"
 DEFAULT_DECAY = {"Rewarm": result.Decay.COSINE, "WarmupStableDecay": result.Decay.ONE_MINUS_SQRT}
 
 
-def resolve(run: spec.ContinualRun, *, uid: str) -> result.Snapshot:
-    """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name."""
+def resolve(run: spec.ContinualRun, *, uid: str, defaults: Defaults | None = None) -> result.Snapshot:
+    """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name.
+
+    `defaults` are a cluster's (`cluster_problems` says what is missing even with them); a local run has none.
+    """
+    run = run if defaults is None else completed(run, defaults)
     given = run.spec
     sources = _sources(given)
     value = result.Snapshot(

@@ -66,6 +66,7 @@ def test_the_crd_fits_into_the_annotation_of_kubectl_apply():
 def test_names_and_subresources(version):
     spec = custom_resource_definition()["spec"]
     assert spec["names"]["shortNames"] == ["crun"]
+    assert spec["names"]["categories"] == ["all"], "`kubectl get all` shows runs"
     assert spec["scope"] == "Namespaced"
     assert version["subresources"] == {"status": {}}
 
