@@ -19,7 +19,11 @@ class SetFinalizer:
 
 @dataclass(frozen=True)
 class Create:
-    """POST this object (ConfigMap, Service or Job, complete with owner reference). AlreadyExists by us is success."""
+    """POST this object (ConfigMap, Service or Job, complete with owner reference). AlreadyExists by us is success.
+
+    Another owner, or a refusal for good, goes into Observed.collisions or Observed.refused and is an error: the key is
+    queued again with backoff, the create is asked for again, and its entry goes once it succeeds.
+    """
 
     body: Mapping[str, Any]
 
@@ -45,7 +49,8 @@ class DeletePod:
 class PatchStatus:
     """Merge-patch of the status subresource: only what changes (None removes a key).
 
-    `resource_version` set: the write carries it, and a conflict means "decide again" (the first snapshotDigest).
+    `resource_version` set (it always is): the write carries it, and a conflict means "decide again". So a decision holds
+    at most one, and a decision that changes the finalizer or annotations first holds none after it.
     """
 
     changes: Mapping[str, Any]
@@ -72,8 +77,9 @@ class Emit:
 class Track:
     """Ask registry.py (off the event loop) to bring MLflow to this state; its answer requeues the run.
 
-    Done in order, each idempotent: find or make the run by uid tag; register `source` as a version; move `alias` to it;
-    set the terminal status. Empty fields are skipped.
+    Done in order, each idempotent: find or make the run by uid tag; register `source` as a version; move `alias` to it
+    (or to `version`); set the terminal status. Empty fields are skipped. It is asked for at each visit until the answer
+    is in Observed.registry: one that runs already, or failed a moment ago, is not started again.
     """
 
     uri: str

@@ -34,6 +34,8 @@ class Registry:
     url: str = ""
     model_version: str = ""
     promoted_alias: str = ""
+    promoted_version: str = ""
+    """The version that `promoted_alias` was last moved to."""
     ended: str = ""
     """Terminal status that MLflow has for it: FINISHED, FAILED, KILLED or empty."""
     problem: str = ""
@@ -63,3 +65,5 @@ class Observed:
     registry: Registry = Registry()
     leading_since: datetime | None = None
     """When this process became the active operator: heartbeats from before it are not known to it."""
+    last_status_patch: datetime | None = None
+    """When this process last patched the run's status; None: not yet."""
