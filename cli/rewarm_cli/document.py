@@ -53,17 +53,24 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises MissingInputError (66) when there is no such file, ManifestError (64) when it is not readable.
     """
-    from rewarm_api.manifest import read_manifest, set_path
+    from rewarm_api.manifest import read_manifest
 
-    document = read_manifest(path)
-    for change in changes:
-        field, separator, value = change.partition("=")
+    document = read_manifest("/dev/stdin" if str(path) == "-" else path)
+    change(document, changes)
+    return document
+
+
+def change(document: dict[str, Any], changes: Sequence[str]) -> None:
+    """Apply every `path=value` of `--set`, in order and in place. Raises ManifestError (64)."""
+    from rewarm_api.manifest import set_path
+
+    for item in changes:
+        field, separator, value = item.partition("=")
         if not separator or not field:
             raise ManifestError(
-                Problem(field, f"--set {change}", "--set path=value", "write for example --set spec.replay.ratio=0.1")
+                Problem(field, f"--set {item}", "--set path=value", "write for example --set spec.replay.ratio=0.1")
             )
         set_path(document, field, value)
-    return document
 
 
 def check(path: Path, changes: Sequence[str] = (), *, local: bool | None) -> Checked:

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
@@ -16,9 +17,8 @@ from rewarm_cli import watching
 from rewarm_cli.cluster import EVENTS, PODS, RUNS, Cluster, connect
 from rewarm_cli.cluster_errors import ConflictError, GoneError, meant
 from rewarm_cli.logs import CONTAINER, Follower, Pod, Selection, pod_of, snapshot_lines
-from rewarm_cli.records import LogLine, Run, RunEvent, run_of
+from rewarm_cli.records import PROMOTE, LogLine, Run, RunEvent, run_of
 
-PROMOTE = "rewarm.dev/promote"
 _CONFLICTS = 5
 
 
@@ -32,13 +32,22 @@ class Kubernetes:
         self._cluster: Cluster = connect(kubeconfig, context)
         self.namespace = namespace or self._cluster.namespace
 
-    def submit(self, document: Mapping[str, Any], *, dry_run: bool = False) -> tuple[Run, str]:
-        """The run, and `created`, `configured` or `unchanged`. Strict: an unknown field is refused."""
+    @property
+    def local(self) -> bool:
+        return False
+
+    def submit(self, document: Mapping[str, Any], folder: Path, *, dry_run: bool = False) -> Run:
+        """Create, or update what is there. Strict: an unknown field is refused. `folder` means nothing on a cluster."""
+        given = document["metadata"].get("namespace")
+        if given not in (None, self.namespace):
+            raise ManifestError(
+                Problem("metadata.namespace", given, self.namespace, f"remove it, or choose it with -n {given}")
+            )
         body = {**document, "metadata": {**document["metadata"], "namespace": self.namespace}}
         name = body["metadata"]["name"]
         for _ in range(_CONFLICTS):
             try:
-                return run_of(self._cluster.create(RUNS, self.namespace, body, dry_run=dry_run)), "created"
+                return _done(self._cluster.create(RUNS, self.namespace, body, dry_run=dry_run), "created")
             except ConflictError:
                 pass
             try:
@@ -48,7 +57,7 @@ class Kubernetes:
                 continue
         raise ConflictError(Problem(name, "a change by somebody else each time", "a quiet moment", "submit it again"))
 
-    def _update(self, name: str, body: Mapping[str, Any], dry_run: bool) -> tuple[Run, str]:
+    def _update(self, name: str, body: Mapping[str, Any], dry_run: bool) -> Run:
         before = self._cluster.get(RUNS, self.namespace, name)
         if "deletionTimestamp" in before["metadata"]:
             raise ManifestError(
@@ -60,11 +69,11 @@ class Kubernetes:
             metadata |= {key: merged} if merged else {}
         after = {**before, "spec": body["spec"], "metadata": metadata}
         if after == before:
-            return run_of(before), "unchanged"
-        return run_of(self._cluster.replace(RUNS, self.namespace, name, after, dry_run=dry_run)), "configured"
+            return _done(before, "unchanged")
+        return _done(self._cluster.replace(RUNS, self.namespace, name, after, dry_run=dry_run), "configured")
 
-    def list(self, *, all_namespaces: bool = False) -> list[Run]:
-        items, _ = self._cluster.list(RUNS, None if all_namespaces else self.namespace)
+    def list(self, *, all_namespaces: bool = False, selector: str = "") -> list[Run]:
+        items, _ = self._cluster.list(RUNS, None if all_namespaces else self.namespace, labels=selector)
         return sorted(map(run_of, items), key=lambda run: (run.namespace, run.name))
 
     def get(self, name: str) -> Run:
@@ -192,6 +201,10 @@ def concerns(event: Mapping[str, Any], run: Run) -> bool:
     name = re.escape(run.name)
     children = rf"(job-)?{name}(-(prepare|a[0-9]+|eval-[0-9]+)(-[0-9]+)?(-[a-z0-9]{{5}})?)?"
     return re.fullmatch(children, str(about.get("name"))) is not None
+
+
+def _done(item: Mapping[str, Any], action: str) -> Run:
+    return run_of(item).model_copy(update={"action": action})
 
 
 def _event(item: Mapping[str, Any]) -> RunEvent:

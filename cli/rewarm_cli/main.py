@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rewarm_api.errors import RewarmError
+from rewarm_cli import cluster_commands
 from rewarm_cli.output import Output, say
 
 USAGE = 64
@@ -29,7 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 64 manifest or usage, 65 data, 66 missing file, 70 internal error, "
-    "75 disk full or a dependency is away, 76 diverged, 143 stopped with a checkpoint committed.",
+    "75 disk full or a dependency is away, 76 diverged, 143 stopped with a checkpoint committed; on a cluster also "
+    "1 the run ended otherwise or the answer is no, 124 not there in time.",
+)
+
+plugin = typer.Typer(
+    name="kubectl rewarm",
+    add_completion=False,
+    help="Continual pretraining on this cluster: submit runs, follow them, and judge what they forgot.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 the run ended otherwise or the answer is no, 64 refused, 66 not there, "
+    "75 the API server is away, 124 not there in time.",
 )
 
 Manifest = Annotated[Path, typer.Argument(metavar="FILE", help="a ContinualRun manifest (YAML)", show_default=False)]
@@ -151,6 +165,9 @@ def compare(
     raise typer.Exit(command.execute(Path(first), Path(second), output))
 
 
+cluster_commands.add_to(app)
+
+
 @app.command()
 def version(output: Form = Output.TABLE) -> None:
     """Show the versions of rewarm and of what it stands on."""
@@ -159,15 +176,26 @@ def version(output: Form = Output.TABLE) -> None:
     raise typer.Exit(command.execute(output))
 
 
+# What one does with a cluster needs these beside the words; what happens on this machine stays with `rewarm`.
+cluster_commands.add_to(plugin)
+for _command in (validate, plan, version):
+    plugin.command()(_command)
+
+
 def main() -> None:
     """Entry point of the console script: runs one command and exits with the code of the contract (trainer.md)."""
-    sys.exit(_outcome())
+    sys.exit(_outcome(app, None))
 
 
-def _outcome() -> int:
+def kubectl_plugin() -> None:
+    """Entry point of `kubectl-rewarm`, which kubectl finds on PATH and calls as `kubectl rewarm`."""
+    sys.exit(_outcome(plugin, "kubectl rewarm"))
+
+
+def _outcome(commands: typer.Typer, name: str | None) -> int:
     try:
         try:
-            app()
+            commands(prog_name=name)
         finally:
             sys.stdout.flush()
     except SystemExit as finished:

@@ -23,9 +23,25 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class Form(StrEnum):
+    """The forms of objects of a cluster, as kubectl has them."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
 def emit(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def emit_yaml(value: Any) -> None:
+    """One YAML document on standard output."""
+    import yaml
+
+    print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
 def say(line: str) -> None:

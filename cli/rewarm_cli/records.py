@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rewarm_api.status import Condition, RunStatus
 
+PROMOTE = "rewarm.dev/promote"
+"""Annotation that asks the operator for a promotion; it is there until the operator has answered."""
 Truth = Literal["True", "False", "Unknown"]
 
 
