@@ -7,6 +7,7 @@ import (
 	"github.com/coredns/coredns/coremain"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/log"
@@ -14,6 +15,6 @@ import (
 )
 
 func main() {
-	dnsserver.Directives = []string{"bind", "health", "ready", "log", "errors", "kubernetes"}
+	dnsserver.Directives = []string{"bind", "health", "ready", "log", "errors", "kubernetes", "forward"}
 	coremain.Run()
 }

@@ -99,6 +99,11 @@ class ControlPlane:
         if self._temporary:
             shutil.rmtree(self.state, ignore_errors=True)
 
+    def attach(self) -> None:
+        """Use the control plane that another process started in the same state folder on the same address."""
+        self._make_certificates()
+        self.api = Api(self.url, self.authority, certificate=self._administrator)
+
     # -- what tests use ------------------------------------------------------------------------------------------------
 
     @property
