@@ -15,8 +15,8 @@ from rewarm_cluster.control_plane import missing
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("REWARM_REQUIRE_CLUSTER") == "1":
         return
-    marker = item.get_closest_marker("control_plane")
-    if marker and (absent := missing(marker.args[0])):
+    marker = item.get_closest_marker("cluster")
+    if marker and (absent := missing(marker.args[0] if marker.args else "api")):
         pytest.skip(f"{', '.join(absent)} not built: make cluster-tools")
     if item.get_closest_marker("e2e"):
         pytest.skip("needs a cluster and builds images: make test-cluster")

@@ -7,4 +7,4 @@ import pytest
 
 def needs_control_plane(level: str = "api") -> pytest.MarkDecorator:
     """For `pytestmark`; tests/conftest.py skips them where the programs of this level are missing."""
-    return pytest.mark.control_plane(level)
+    return pytest.mark.cluster(level)
