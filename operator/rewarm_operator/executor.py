@@ -1,0 +1,200 @@
+"""Does what a decision asks for, in order; what the API server answers goes into the store at once.
+
+The first action that fails ends the list: the key is visited again and decided anew from what is then observed. So a
+half-done list is as good as any other state, and doing a list twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from rewarm_operator.actions import (
+    Action,
+    Annotate,
+    Create,
+    DeleteJob,
+    DeletePod,
+    Emit,
+    PatchStatus,
+    SetFinalizer,
+    Track,
+)
+from rewarm_operator.cluster import ApiError, Cluster
+from rewarm_operator.queue import Again
+from rewarm_operator.resources import CREATED, FINALIZER, JOB, POD, RUN, Resource, owner_uids
+from rewarm_operator.store import Key, Store
+
+log = logging.getLogger("rewarm.executor")
+
+Json = dict[str, Any]
+
+
+class Refused(Again):
+    """The API server will not have an object of ours; noted in the store, tried again with backoff."""
+
+
+class Recorder(Protocol):
+    """Where Events go; never waits, never fails."""
+
+    def emit(self, run: Json, event: Emit) -> None: ...
+
+
+class Executor:
+    """See the module. `track` hands a Track over and returns at once."""
+
+    def __init__(self, cluster: Cluster, store: Store, recorder: Recorder, track: Callable[[str, Track], None]) -> None:
+        self._cluster, self._store, self._recorder, self._track = cluster, store, recorder, track
+        self._doubtful: set[Key] = set()
+
+    async def refresh(self, key: Key) -> None:
+        """Read a run again when the outcome of a write on it is not known."""
+        if key in self._doubtful:
+            await self._read_run(key)
+            self._doubtful.discard(key)
+
+    async def execute(self, key: Key, actions: tuple[Action, ...]) -> None:
+        """Raises Again, ApiError or NotLeading for the first action that fails."""
+        uid = self._store.runs[key]["metadata"]["uid"]
+        for action in actions:
+            run = self._store.runs.get(key)
+            if run is None or run["metadata"]["uid"] != uid:
+                return
+            try:
+                await self._do(key, run, action)
+            except ApiError as error:
+                await self._failed(key, error)
+
+    async def _do(self, key: Key, run: Json, action: Action) -> None:
+        match action:
+            case SetFinalizer():
+                await self._set_finalizer(key, run, action.present)
+            case Create():
+                await self._create(run, dict(action.body))
+            case DeleteJob():
+                await self._delete(run, JOB, action.name, action.uid, None)
+            case DeletePod():
+                await self._delete(run, POD, action.name, action.uid, 0 if action.force else None)
+            case PatchStatus():
+                await self._patch_status(key, action)
+            case Annotate():
+                await self._patch_run(key, {"metadata": {"annotations": dict(action.changes)}})
+            case Emit():
+                self._recorder.emit(run, action)
+            case Track():
+                self._track(run["metadata"]["uid"], action)
+
+    async def _failed(self, key: Key, error: ApiError) -> None:
+        """Say how to go on after a request on a run, or on one of its children, failed."""
+        if error.status == 409:
+            # Somebody else has written the run: what they wrote is decided on.
+            await self._read_run(key)
+            raise Again(f"conflict: {error.message}") from error
+        if error.uncertain:
+            self._doubtful.add(key)
+            raise Again(str(error), error.retry_after or 0.1) from error
+        if error.status == 404 and key in self._store.runs:
+            await self._read_run(key)
+            raise Again(str(error)) from error
+        if error.status == 429:
+            raise Again(str(error), error.retry_after or 1.0) from error
+        raise error
+
+    async def _set_finalizer(self, key: Key, run: Json, present: bool) -> None:
+        metadata = run["metadata"]
+        finalizers = list(metadata.get("finalizers") or ())
+        if (FINALIZER in finalizers) == present:
+            return
+        kept = [name for name in finalizers if name != FINALIZER] + ([FINALIZER] if present else [])
+        # The list is written whole: the version makes sure that nobody else's finalizer is lost by it.
+        changes = {"metadata": {"finalizers": kept, "resourceVersion": metadata["resourceVersion"]}}
+        await self._patch_run(key, changes)
+
+    async def _patch_status(self, key: Key, action: PatchStatus) -> None:
+        if not action.changes:
+            return
+        body: Json = {"status": dict(action.changes)}
+        if action.resource_version:
+            body["metadata"] = {"resourceVersion": action.resource_version}
+        uid = self._store.runs[key]["metadata"]["uid"]
+        # Before the write: one whose answer is lost counts as well.
+        self._store.patched(uid, datetime.now(UTC))
+        await self._patch_run(key, body, "status")
+
+    async def _patch_run(self, key: Key, body: Json, subresource: str = "") -> None:
+        answer = await self._cluster.patch(RUN, key[0], key[1], body, subresource)
+        metadata = answer["metadata"]
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            self._store.remove(RUN.kind, answer)
+        else:
+            self._store.put(RUN.kind, answer)
+
+    async def _create(self, run: Json, body: Json) -> None:
+        resource = CREATED[body["kind"]]
+        uid, name = run["metadata"]["uid"], body["metadata"]["name"]
+        title = f"{resource.kind}/{name}"
+        try:
+            answer = await self._cluster.create(resource, run["metadata"]["namespace"], body)
+        except ApiError as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                await self._adopt(run, resource, name)
+                return
+            if error.status in (400, 403, 413, 422):
+                self._store.refused(uid, title, error.message)
+                raise Refused(f"{title} is refused: {error.message}") from error
+            raise
+        self._store.put(resource.kind, answer)
+        self._accepted(uid, title)
+
+    async def _adopt(self, run: Json, resource: Resource, name: str) -> None:
+        """The name is taken: by us, then all is well; by somebody else, then that is told and tried again later."""
+        uid, title = run["metadata"]["uid"], f"{resource.kind}/{name}"
+        try:
+            found = await self._cluster.get(resource, run["metadata"]["namespace"], name)
+        except ApiError as error:
+            if error.status == 404:
+                raise Again(f"{title} has just gone") from error
+            raise
+        if uid not in owner_uids(found):
+            self._store.collided(uid, title, True)
+            raise Refused(f"{title} exists and is not of this run")
+        if found["metadata"].get("deletionTimestamp"):
+            self._store.put(resource.kind, found)
+            raise Again(f"{title} is still being deleted", 1.0)
+        self._store.put(resource.kind, found)
+        self._accepted(uid, title)
+
+    def _accepted(self, uid: str, title: str) -> None:
+        self._store.collided(uid, title, False)
+        self._store.refused(uid, title, "")
+
+    async def _delete(self, run: Json, resource: Resource, name: str, uid: str, grace: int | None) -> None:
+        namespace = run["metadata"]["namespace"]
+        known = self._store.child(run["metadata"]["uid"], resource.kind, name)
+        try:
+            answer = await self._cluster.delete(resource, namespace, name, uid, grace)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            # 409: another object has the name now; the one that was meant is gone either way.
+            answer = {}
+        if answer.get("kind") == resource.kind and answer["metadata"].get("deletionTimestamp"):
+            self._store.put(resource.kind, answer)
+        elif known is not None and known["metadata"]["uid"] == uid:
+            self._store.remove(resource.kind, known)
+
+    async def _read_run(self, key: Key) -> None:
+        known = self._store.runs.get(key)
+        try:
+            found = await self._cluster.get(RUN, *key)
+        except ApiError as error:
+            if error.status != 404:
+                raise Again(str(error), error.retry_after or 0.1) from error
+            if known is not None:
+                self._store.remove(RUN.kind, known)
+            return
+        if known is not None and known["metadata"]["uid"] != found["metadata"]["uid"]:
+            self._store.remove(RUN.kind, known)
+        self._store.put(RUN.kind, found)

@@ -1,0 +1,148 @@
+"""kopf, kept small: it watches ContinualRuns and tells each event. It writes nothing, anywhere.
+
+It runs in a thread with an event loop of its own, because when it ends (an error in a watch, a CRD that goes away) it
+cancels every task of its loop; here it is then simply started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import kopf
+
+from rewarm_operator.cluster import BOOKMARK_SECONDS, Access
+
+log = logging.getLogger("rewarm.kopf")
+
+Json = dict[str, Any]
+
+_BACKOFFS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+class Backoffs:
+    """Waiting times of kopf's requests, without end: by default it gives up, and the process ends, after 54 s."""
+
+    def __iter__(self) -> Iterator[float]:
+        for seconds in itertools.chain(_BACKOFFS, itertools.repeat(_BACKOFFS[-1])):
+            yield seconds * random.uniform(0.5, 1.0)
+
+
+class NoDifferences(kopf.DiffBaseStorage):
+    """Nothing is compared with what was handled last: kopf would otherwise copy every object twice per event."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Never: nothing of ours goes into users' objects."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """No handler leaves anything to remember."""
+
+    def fetch(self, *, key: Any, body: Any) -> Any:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: Any, patch: Any) -> None:
+        """Never."""
+
+    def purge(self, *, key: Any, body: Any, patch: Any) -> None:
+        """Nothing was stored."""
+
+    def touch(self, *, body: Any, patch: Any, value: Any) -> None:
+        """Never."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+def settings(watch_seconds: int) -> kopf.OperatorSettings:
+    """kopf as operator.md wants it: patient, blind to everything but runs, and silent on users' objects."""
+    made = kopf.OperatorSettings()
+    made.posting.enabled = False
+    made.scanning.disabled = True
+    made.peering.standalone = True
+    made.networking.error_backoffs = Backoffs()
+    made.networking.request_timeout = 30.0
+    made.networking.connect_timeout = 5.0
+    made.watching.server_timeout = watch_seconds
+    made.watching.client_timeout = watch_seconds + 10.0
+    made.watching.connect_timeout = 5.0
+    made.watching.inactivity_timeout = min(BOOKMARK_SECONDS, watch_seconds + 5.0)
+    made.watching.chunk_size = 500
+    made.queueing.idle_timeout = 1.0
+    made.persistence.diffbase_storage = NoDifferences()
+    made.persistence.progress_storage = NoProgress()
+    return made
+
+
+class RunWatch:
+    """kopf's thread. `tell(type, object)` is called in the loop that made this, for every event of every run.
+
+    type: None for what was there at the start, ADDED, MODIFIED or DELETED.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        namespaces: Sequence[str],
+        watch_seconds: int,
+        tell: Callable[[str | None, Json], None],
+    ) -> None:
+        self._access, self._namespaces, self._watch_seconds = access, tuple(namespaces), watch_seconds
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end; it is a daemon, nothing waits for it."""
+        self._stop.set()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        for failures in itertools.count(1):
+            try:
+                asyncio.run(self._operator())
+            except Exception as error:
+                log.warning("the watch of runs ended: %s", error)
+            if self._stop.wait(min(30.0, 0.5 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0)):
+                return
+
+    async def _operator(self) -> None:
+        await kopf.operator(
+            registry=self._registry(),
+            settings=settings(self._watch_seconds),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            await self._access.renew()
+            return kopf.AiohttpSession(aiohttp_session=self._access.session(0), server=self._access.server)
+
+        async def told(event: Mapping[str, Any], **_: Any) -> None:
+            self._loop.call_soon_threadsafe(self._tell, event["type"], event["object"])
+
+        kopf.on.login(registry=registry)(login)
+        kopf.on.event("rewarm.dev", "v1alpha1", "continualruns", registry=registry)(told)
+        return registry

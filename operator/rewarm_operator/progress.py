@@ -1,0 +1,211 @@
+"""The server that trainers report to: HTTPS, one POST per report, believed only from the right pod.
+
+Who posts is told by the token alone: it is reviewed by the API server for this run's own audience, and the pod it is
+bound to must be, in the store, rank 0 of the run's newest attempt and alive. What is posted is read as if by an enemy.
+Only the active operator takes reports; a standby answers 503, and trainers try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from rewarm_api.reported import MAXIMUM_BODY, ReportError, read_report
+from rewarm_operator.cluster import ApiError, Cluster
+from rewarm_operator.observed import Heartbeat
+from rewarm_operator.resources import ATTEMPT_LABEL, ROLE_LABEL, TOKEN_REVIEW
+from rewarm_operator.store import Store
+
+log = logging.getLogger("rewarm.progress")
+
+Json = dict[str, Any]
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+POD_UID = "authentication.kubernetes.io/pod-uid"
+_LONGEST_TOKEN = 8192
+_TRUSTED_SECONDS, _DISTRUSTED_SECONDS = 60.0, 10.0
+_REMEMBERED = 8192
+_REVIEWS = 8
+_BURST, _PER_SECOND = 20.0, 1.0
+_STANDBY_SECONDS = "5"
+
+
+@dataclass
+class _Allowance:
+    """Reports that a run may still send now."""
+
+    left: float
+    when: float
+
+
+class Reviewer:
+    """Whose token this is: the uid of the pod that it is bound to, or nobody. Remembered for a short time."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._known: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._reviews = asyncio.Semaphore(_REVIEWS)
+
+    async def pod(self, token: str, audience: str) -> str:
+        """Uid of the pod; empty: the token is not valid for this audience, or is of no pod. Raises ApiError."""
+        digest = hashlib.sha256(f"{audience}\n{token}".encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        async with self._reviews:
+            pod = await self._review(token, audience)
+        self._known[digest] = (pod, time.monotonic() + (_TRUSTED_SECONDS if pod else _DISTRUSTED_SECONDS))
+        self._known.move_to_end(digest)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return pod
+
+    async def _review(self, token: str, audience: str) -> str:
+        body = {
+            "apiVersion": TOKEN_REVIEW.version,
+            "kind": TOKEN_REVIEW.kind,
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        status = (await self._cluster.create(TOKEN_REVIEW, None, body)).get("status") or {}
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return ""
+        uids = ((status.get("user") or {}).get("extra") or {}).get(POD_UID) or [""]
+        return str(uids[0])
+
+
+class ProgressServer:
+    """See the module. `leading` is asked at every POST."""
+
+    def __init__(self, cluster: Cluster, store: Store, leading: Callable[[], bool]) -> None:
+        self._store, self._leading = store, leading
+        self._reviewer = Reviewer(cluster)
+        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=MAXIMUM_BODY)
+        application.router.add_post("/v1/progress/{namespace}/{run}", self.post)
+        return application
+
+    async def post(self, request: web.Request) -> web.Response:
+        if not self._leading():
+            return _answer(503, "this is a standby; try again", {"Retry-After": _STANDBY_SECONDS})
+        if (request.content_length or 0) > MAXIMUM_BODY:
+            return _answer(413, f"body: found {request.content_length} bytes, expected at most {MAXIMUM_BODY}")
+        key = (request.match_info["namespace"], request.match_info["run"])
+        token = _bearer(request)
+        if not token:
+            return _answer(401, "Authorization: expected Bearer and the pod's projected token")
+        run = self._store.runs.get(key)
+        # A name that does not exist is told to nobody: without a run there is no audience, so no token fits.
+        uid = str(run["metadata"]["uid"]) if run else "none"
+        try:
+            pod_uid = await self._reviewer.pod(token, f"rewarm.dev/{key[0]}/{key[1]}/{uid}") if run else ""
+        except ApiError as error:
+            return _answer(503, f"the token cannot be reviewed: {error.message}", {"Retry-After": _STANDBY_SECONDS})
+        if not pod_uid:
+            return _answer(401, "the token is not valid for this run")
+        pod, why = self._speaker(uid, pod_uid)
+        if pod is None:
+            return _answer(403, why)
+        if not self._allowed(uid):
+            return _answer(429, "reports come too often", {"Retry-After": "1"})
+        try:
+            report = read_report(await request.read())
+        except web.HTTPRequestEntityTooLarge:
+            return _answer(413, f"body: expected at most {MAXIMUM_BODY} bytes; send less")
+        except ReportError as error:
+            return _answer(400, str(error))
+        attempt = int(pod["metadata"]["labels"][ATTEMPT_LABEL])
+        self._store.heard(uid, Heartbeat(attempt, pod_uid, datetime.now(UTC), report))
+        return web.Response(status=204)
+
+    def _speaker(self, uid: str, pod_uid: str) -> tuple[Json | None, str]:
+        """The pod, when it may speak for the run; else why not."""
+        pod = next((each for each in self._store.pods(uid) if each["metadata"]["uid"] == pod_uid), None)
+        if pod is None:
+            return None, "the pod is not (or no longer) one of this run"
+        jobs = {job["metadata"]["uid"]: job for job in self._store.jobs(uid)}
+        owners = [jobs[owner["uid"]] for owner in pod["metadata"].get("ownerReferences") or () if owner["uid"] in jobs]
+        if not owners:
+            return None, "the pod belongs to no Job of this run"
+        newest = max((_attempt(job) for job in jobs.values()), default=0)
+        if _attempt(owners[0]) != newest or newest == 0 or _attempt(pod) != newest:
+            return None, f"the pod is not of attempt {newest}, the newest"
+        metadata = pod["metadata"]
+        index = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
+        if index != "0":
+            return None, f"the pod has rank {index}; only rank 0 reports"
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            return None, "the pod has ended"
+        return pod, ""
+
+    def _allowed(self, uid: str) -> bool:
+        """Twenty at once, one a second after that."""
+        now = time.monotonic()
+        known = self._allowances.get(uid) or _Allowance(_BURST, now)
+        known.left = min(_BURST, known.left + (now - known.when) * _PER_SECOND)
+        known.when = now
+        allowed = known.left >= 1.0
+        if allowed:
+            known.left -= 1.0
+        self._allowances[uid] = known
+        self._allowances.move_to_end(uid)
+        if len(self._allowances) > _REMEMBERED:
+            self._allowances.popitem(last=False)
+        return allowed
+
+
+class Certificate:
+    """The server's certificate from mounted files; a renewed one is taken up without a restart."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate, self._key = certificate, key
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._stamp = self._load()
+
+    async def follow(self, seconds: float = 60.0) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                if self._files() != self._stamp:
+                    self._stamp = self._load()
+                    log.info("took up a renewed certificate")
+            except (OSError, ssl.SSLError) as error:
+                log.warning("the renewed certificate is not usable, the old one stays: %s", error)
+
+    def _load(self) -> tuple[int, ...]:
+        stamp = self._files()
+        self.context.load_cert_chain(self._certificate, self._key)
+        return stamp
+
+    def _files(self) -> tuple[int, ...]:
+        return tuple(os.stat(path).st_mtime_ns for path in (self._certificate, self._key))
+
+
+def _attempt(item: Json) -> int:
+    """The attempt that a trainer's Job or pod is of; 0 for any other role."""
+    labels = item["metadata"].get("labels") or {}
+    text = str(labels.get(ATTEMPT_LABEL) or "0")
+    return int(text) if labels.get(ROLE_LABEL) == "trainer" and text.isdecimal() else 0
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and 0 < len(token) <= _LONGEST_TOKEN else ""
+
+
+def _answer(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"message": message}, status=status, headers=headers)
