@@ -9,6 +9,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help setup quickstart test test-fast lint format crds requirements clean
+.PHONY: cluster-tools cluster-up cluster-images cluster-down test-cluster
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +21,7 @@ quickstart: setup ## base, then continual runs without and with replay, on real 
 	$(BIN)/python benchmarks/quickstart/run.py --workdir quickstart
 
 test: setup lint ## everything: lint, unit and integration tests (under 15 minutes on 2 cores)
-	$(TEST) tests
+	$(TEST) -m "not cluster and not e2e" tests
 
 test-fast: setup ## unit tests only (under 3 minutes)
 	$(TEST) tests/unit
@@ -44,6 +45,25 @@ COMPILE := env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL $(BIN)/uv pip compile -q -
 requirements: setup ## pin the exact set again after a change of dependencies (needs the package index)
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras pyproject.toml -o requirements/all.txt
+
+# A real Kubernetes on this machine, from Go modules (about 5 minutes the first time) and Debian's packages; needs Go and,
+# for all but its API server, root. tools/cluster/README.md. What is built is kept in $REWARM_TOOLS (~/.cache/rewarm/cluster-tools).
+CLUSTER := PYTHONPATH=tools/cluster $(or $(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3)) -m rewarm_cluster
+
+cluster-tools: ## build or find the programs of a real cluster; seconds when they are there
+	@$(CLUSTER) tools
+
+cluster-up: ## start a cluster of one real node on this machine (about 10 s, as root)
+	@$(CLUSTER) up
+
+cluster-images: ## build both images of this tree and give them to that cluster
+	@$(CLUSTER) images
+
+cluster-down: ## take it down; leaves nothing behind
+	@$(CLUSTER) down
+
+test-cluster: setup ## integration and end-to-end tests on a real cluster, with all their set-up (under 45 minutes, as root)
+	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test
 
 clean: ## remove what was made here (.venv, caches, quickstart, runs)
 	rm -rf .venv quickstart runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -11,6 +11,7 @@ from . import binaries, packages
 from .errors import ClusterError
 from .images import TARGETS, Builder
 from .node import STATE, Cluster
+from .suite import Suite
 
 
 def say(line: str) -> None:
@@ -19,9 +20,11 @@ def say(line: str) -> None:
 
 def tools(arguments: argparse.Namespace) -> None:
     """Build (or find) the programs of a set."""
-    names = [name for part in arguments.sets for name in binaries.SETS[part]]
-    binaries.build(dict.fromkeys(names), say)
-    if "e2e" in arguments.sets:
+    wanted = arguments.sets or ["e2e"]
+    if unknown := sorted(set(wanted) - set(binaries.SETS)):
+        raise ClusterError(f"{', '.join(unknown)}: no such set of programs, expected {' | '.join(binaries.SETS)}")
+    binaries.build(dict.fromkeys(name for part in wanted for name in binaries.SETS[part]), say)
+    if "e2e" in wanted:
         packages.ensure(packages.E2E, say)
     say(f"cluster-tools: all there, in {binaries.tools_folder()}/bin")
 
@@ -74,8 +77,11 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("tools", help="build the programs that are missing")
-    command.add_argument("sets", nargs="*", default=["e2e"], choices=sorted(binaries.SETS), metavar="SET")
+    command.add_argument("sets", nargs="*", metavar="SET", help=f"{' | '.join(binaries.SETS)} (default: e2e)")
     command.set_defaults(run=tools)
+
+    command = commands.add_parser("test", help="integration and end-to-end tests, with all their set-up")
+    command.set_defaults(run=lambda _: Suite(say).run())
 
     for name, run in (("images", images), ("up", up), ("down", down)):
         command = commands.add_parser(name, help=(run.__doc__ or "").rstrip("."))
@@ -87,13 +93,12 @@ def main() -> int:
 
     arguments = parser.parse_args()
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Both images of this tree without a registry: base by debootstrap, build by buildah, import into the cluster's node.
 
-What is slow is kept in the tools folder: the base as an archive, the layers in buildah's store, so that after a change of
-code only a thin layer is built. Images travel through a pipe: no archive is written.
+What is slow is kept in the tools folder: the base as an archive, the layers in buildah's store, so that after a change
+of code only a thin layer is built. Images travel through a pipe: no archive is written.
 """
 
 from __future__ import annotations

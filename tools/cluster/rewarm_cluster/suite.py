@@ -1,0 +1,72 @@
+"""`make test-cluster`: everything that needs a real cluster, with all its own set-up, and how long each part took."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import binaries, packages
+from .node import STATE, Cluster
+
+ROOT = Path(__file__).parents[3]
+LOUD = "!" * 100
+
+
+class Suite:
+    """The parts in their order; a part that fails ends the suite, but the table is always printed."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._rows: list[tuple[str, float, str]] = []
+
+    def run(self) -> int:
+        parts: list[tuple[str, Callable[[], bool]]] = [
+            ("programs of the control plane", lambda: self._tools("control-plane")),
+            ("integration tests on a real API server", self._integration),
+            ("programs of the node, S3, Helm, Kueue", lambda: self._tools("e2e")),
+            ("end to end on a cluster", self._end_to_end),
+        ]
+        good = True
+        for title, part in parts:
+            started = time.monotonic()
+            good = part()
+            self._rows.append((title, time.monotonic() - started, "ok" if good else "FAILED"))
+            if not good:
+                break
+        self._say("\ntest-cluster:")
+        for title, seconds, result in self._rows:
+            self._say(f"  {title:<45} {seconds / 60:6.1f} min  {result}")
+        self._say(f"  {'all':<45} {sum(row[1] for row in self._rows) / 60:6.1f} min")
+        return 0 if good else 1
+
+    def _tools(self, name: str) -> bool:
+        binaries.build(binaries.SETS[name], self._say)
+        packages.ensure(packages.E2E if name == "e2e" else {"openssl": "openssl"}, self._say)
+        return True
+
+    def _integration(self) -> bool:
+        return self._pytest("-n", "2", "--dist", "loadfile", "-m", "cluster", "tests/integration") == 0
+
+    def _end_to_end(self) -> bool:
+        """One retry of what failed, from a clean cluster; never silently."""
+        first = time.monotonic()
+        code = self._pytest("-m", "e2e", "--timeout", "1200", "tests/e2e")
+        if code == 0:
+            return True
+        if os.environ.get("KUBECONFIG"):
+            return False  # somebody's own cluster: not ours to clean
+        self._say(
+            f"{LOUD}\ntest-cluster: END-TO-END TESTS FAILED. What failed runs once more, from a clean cluster.\n{LOUD}"
+        )
+        self._rows.append(("end to end, first try", time.monotonic() - first, "FAILED, RETRIED"))
+        Cluster(state=STATE, say=self._say).stop(keep_images=True)
+        return self._pytest("-m", "e2e", "--timeout", "1200", "--last-failed", "tests/e2e") == 0
+
+    def _pytest(self, *arguments: str) -> int:
+        environment = {**os.environ, "REWARM_REQUIRE_CLUSTER": "1", "OMP_NUM_THREADS": "1"}
+        command: Sequence[str] = [sys.executable, "-m", "pytest", "--durations", "10", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment).returncode
