@@ -17,6 +17,7 @@ from typing import Any
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
 from rewarm_api.snapshot import SegmentKind, Snapshot, digest_of
 from rewarm_trainer.checkpoint import Checkpoint, open_checkpoints
+from rewarm_trainer.claims import claim_path
 from rewarm_trainer.state import best_step
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
@@ -186,15 +187,10 @@ def _in_constant_segment(work: WorkFolder, earlier: Snapshot, tokens: int) -> bo
     )
 
 
-def _cluster_only(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
-    raise ManifestError(
-        Problem(
-            "spec.baseModel",
-            "volume",
-            "a base that a local run can reach",
-            "use file: {path: ...} with the mounted folder",
-        )
-    )
+def _volume(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
+    claim, path = str(options["claim"]), str(options.get("path") or "")
+    folder = claim_path(f"claim://{claim}/{path}")
+    return Base(folder, {"kind": "volume", "claim": claim, "path": path, "digest": folder_digest(folder)})
 
 
 _KINDS: dict[str, Callable[[Mapping[str, Any], Path, Path, Snapshot], Base]] = {
@@ -204,7 +200,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Path, Path, Snapshot], Base]] = {
     "s3": _s3,
     "mlflow": _mlflow,
     "run": _run,
-    "volume": _cluster_only,
+    "volume": _volume,
 }
 
 

@@ -113,7 +113,8 @@ class Checkpoints:
     def _newest_epoch(self) -> int:
         return max((int(entry.key.rsplit("/", 1)[1]) for entry in self._store.list("fence/")), default=0)
 
-    def _check_fence(self) -> None:
+    def check_fence(self) -> None:
+        """DependencyError (75) once a newer writer has claimed this run."""
         newest = self._newest_epoch()
         if newest != self._epoch:
             raise DependencyError(
@@ -133,7 +134,7 @@ class Checkpoints:
 
     def commit(self, step: int, tokens: int, folder: Path) -> Checkpoint:
         """Publish the files of a staged folder: shards, manifest, marker, in this order."""
-        self._check_fence()
+        self.check_fence()
         name = folder_name(step)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         try:
@@ -147,7 +148,7 @@ class Checkpoints:
                 for path in files:
                     self._store.put_file(f"{name}/{path.relative_to(folder).as_posix()}", path)
                 self._store.put(f"{name}/{MANIFEST}", manifest.encode())
-                self._check_fence()
+                self.check_fence()
                 digest = hashlib.sha256(manifest.encode()).hexdigest()
                 marker = json.dumps({"manifest": digest, "epoch": self._epoch}).encode()
                 if not self._store.put_if_absent(f"{name}/{MARKER}", marker):
@@ -174,7 +175,7 @@ class Checkpoints:
 
     def prune(self, keep: int, best: int | None) -> list[int]:
         """Keep the newest `keep` and the best; returns the steps that went. Only after a newer commit is durable."""
-        self._check_fence()
+        self.check_fence()
         committed = self.committed()
         gone = [step for step in committed[:-keep] if step != best]
         for step in gone:

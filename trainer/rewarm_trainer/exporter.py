@@ -7,8 +7,11 @@ never a step, a checkpoint, a pod or an attempt. Nothing here waits or does I/O:
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
@@ -167,6 +170,10 @@ class Exporter:
         for activity, value in by_activity.items():
             self._duration.labels(activity).set(value)
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self._registry
+
     def close(self) -> None:
         """Stop serving. In a pod, first keep it up for two scrape intervals."""
         self._server.shutdown()
@@ -180,3 +187,50 @@ class Exporter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ProcessExporter:
+    """Speed and memory of one process, for the first rank of each node of a run."""
+
+    def __init__(self, registry: CollectorRegistry, world: int) -> None:
+        self._world = world
+        self._speed = Gauge(
+            "rewarm_process_tokens_per_second",
+            "Training speed of this process over the newest log interval.",
+            registry=registry,
+        )
+        self._speed.set(math.nan)
+        resident = Gauge("rewarm_process_resident_memory_bytes", "Memory of this process.", registry=registry)
+        resident.set_function(resident_bytes)
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            device = Gauge("rewarm_process_device_memory_bytes", "Accelerator memory it reserved.", registry=registry)
+            device.set_function(torch.cuda.memory_reserved)
+
+    @staticmethod
+    def within(exporter: Exporter, world: int) -> ProcessExporter:
+        """Beside the metrics of the whole run."""
+        return ProcessExporter(exporter.registry, world)
+
+    @staticmethod
+    def serve(port: int, world: int) -> ProcessExporter:
+        """On a port of its own, for as long as the process lives. DependencyError (75) when the port is taken."""
+        registry = CollectorRegistry()
+        try:
+            start_http_server(port, addr="0.0.0.0", registry=registry)
+        except OSError as error:
+            raise DependencyError(
+                f"metrics port {port}: cannot listen ({error.strerror or error}), expected a free port; set "
+                "REWARM_METRICS_PORT to another"
+            ) from error
+        return ProcessExporter(registry, world)
+
+    def step(self, tokens_per_second: float) -> None:
+        """`tokens_per_second`: of all processes together, as this one saw it."""
+        self._speed.set(tokens_per_second / self._world)
+
+
+def resident_bytes() -> float:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

@@ -116,11 +116,13 @@ class Keeper:
         world: int,
         listen: Callable[[dict[str, Any]], None],
         before_commit: Callable[[], None],
+        before_publish: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before_commit` runs on the training thread, `before_publish` on the writer's, before anything is public."""
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._load_base, self._companions, self._config = load_base, companions, config
         self._keep, self._rank, self._world = keep, rank, world
-        self._listen, self._before_commit = listen, before_commit
+        self._listen, self._before_commit, self._before_publish = listen, before_commit, before_publish
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="rewarm-checkpoint")
         self._writing: Future[Checkpoint] | None = None
         self.last: Checkpoint | None = None
@@ -167,6 +169,7 @@ class Keeper:
             write_json_file(folder / STATE, state)
             self._config(folder)
             copy_files(self._companions(), folder)
+            self._before_publish()
             checkpoint = self._checkpoints.commit(state["step"], state["tokens"], folder)
         finally:
             # A full disk gets the space of the half-written files back.
@@ -178,6 +181,7 @@ class Keeper:
                 "step": state["step"],
                 "tokens": state["tokens"],
                 "path": checkpoint.uri,
+                "sha256": checkpoint.sha256,
                 "seconds": round(time.monotonic() - began, 3),
                 "stalled_seconds": round(stalled, 3),
                 "pruned": pruned,

@@ -11,13 +11,20 @@ from typing import Any
 
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_trainer.finish import publish
-from rewarm_trainer.tracking import Tracker
+from rewarm_trainer.tracking import Tracker, Untracked
 from rewarm_trainer.workdir import WorkFolder
 
 
-def open_tracker(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> Tracker:
-    """The MLflow run of this run, found again or made; without `tracking.uri` a database in the work folder."""
+def open_tracker(
+    work: WorkFolder, snapshot: Snapshot, pins: Pins, *, owned: bool = True, run_id: str | None = None
+) -> Tracker:
+    """The MLflow run of this run, found again or made; without `tracking.uri` a database in the work folder.
+
+    Not `owned`: the operator makes and ends it (`run_id`, when that is known by now); we only add to it.
+    """
     tracking = snapshot.tracking
+    if not owned and tracking.uri is None:
+        return Untracked()
     return Tracker.start(
         tracking.uri or f"sqlite:///{work.mlflow}",
         tracking.experiment,
@@ -27,20 +34,23 @@ def open_tracker(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> Tracker:
         _parameters(snapshot, pins),
         work.state / "spool",
         work.root / "mlartifacts",
+        owned=owned,
+        run_id=run_id,
     )
 
 
 def register(
-    tracker: Tracker, work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, Any]
+    tracker: Tracker, work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, Any], *, aliases: bool = True
 ) -> tuple[dict[str, Any], str]:
     """Register the final checkpoint, move the alias if promoted, close the MLflow run, and say so in the report.
 
-    Returns the report and, when something could not be delivered, one line about it.
+    Without `aliases` somebody else moves them. Returns the report and, when something could not be delivered, one
+    line about it.
     """
     model = snapshot.tracking.registered_model
     version = tracker.register(model, report["checkpoint"]["uri"], lineage(snapshot, pins, report))
-    is_aliased = not report["promotion"]["promoted"]
-    if version and report["promotion"]["promoted"]:
+    is_aliased = not (aliases and report["promotion"]["promoted"])
+    if version and not is_aliased:
         is_aliased = tracker.set_alias(model, snapshot.tracking.promote_alias, version)
     for path in (work.report_html, work.model_card):
         tracker.attach(path)

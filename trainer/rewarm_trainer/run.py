@@ -116,8 +116,13 @@ def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot
     return stored
 
 
-def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, progress: Progress) -> Pins:
-    """Pins of the run: read when they exist and their shards do, else made; the same text is expected again."""
+def prepare_run(
+    work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, progress: Progress, shared_uri: str | None = None
+) -> Pins:
+    """Pins of the run: read when they exist and their shards do, else made; the same text is expected again.
+
+    `shared_uri`: the cache that machines share, if it is not that of the snapshot.
+    """
     pins = Pins.model_validate_json(work.pins.read_text()) if work.pins.exists() else None
     if pins and is_prepared(pins, cache):
         return pins
@@ -140,6 +145,7 @@ def prepare_run(work: WorkFolder, snapshot: Snapshot, root: Path, cache: Path, p
         base_model=base.pin,
         pins=pins,
         earlier=earlier,
+        shared_uri=shared_uri,
     )
     check_tokenizer(earlier, prepared.pins.tokenizer)
     if handle:

@@ -274,7 +274,7 @@ class Session:
             report=report,
         )
 
-    def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any) -> Keeper:
+    def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any, before_publish: Any) -> Keeper:
         tokenizer = self.run.work.tokenizer
 
         def config(folder: Path) -> None:
@@ -292,6 +292,7 @@ class Session:
             world=self.world,
             listen=listen,
             before_commit=before_commit,
+            before_publish=before_publish,
         )
 
     def environment(self) -> dict[str, Any]:

@@ -45,6 +45,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def die_with(parent: int) -> None:
+    """`die_with_parent`, also when `parent` is dead by now."""
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(70)
+
+
 class ParentWatch:
     """Whether the parent that started this process is still there; checked at each step beside the death signal."""
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rewarm_api.errors import DependencyError, MissingInputError
+from rewarm_trainer.claims import SCHEME as CLAIM
+from rewarm_trainer.claims import claim_path
 from rewarm_trainer.files import beside, disk_errors, flush, write_bytes
 
 MULTIPART_BYTES = 64 << 20
@@ -76,22 +78,30 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str | Path, *, root: Path) -> Storage:
-    """The storage of `s3://bucket/prefix/`, `file:///folder` or a path; a relative one is relative to `root`."""
+    """The storage of `s3://bucket/prefix/`, `claim://NAME/path`, `file:///folder` or a path (relative to `root`)."""
     text = str(uri)
     if text.startswith("s3://"):
         return S3Storage(text)
+    if text.startswith(CLAIM):
+        return LocalStorage(claim_path(text), text)
     if "://" in text and not text.startswith("file://"):
-        raise MissingInputError(f"{text}: cannot be opened here; expected a path, file:// or s3://")
+        raise MissingInputError(f"{text}: cannot be opened here; expected a path, file://, claim:// or s3://")
     return LocalStorage(root / Path(text.removeprefix("file://")).expanduser())
 
 
 class LocalStorage:
-    """A folder. It need not exist before the first write."""
+    """A folder. It need not exist before the first write.
 
-    def __init__(self, root: Path) -> None:
+    `address`: how others know it (`claim://NAME/path`), where that is not its path.
+    """
+
+    def __init__(self, root: Path, address: str = "") -> None:
         self.root = root.absolute()
+        self._address = address.rstrip("/")
 
     def uri(self, key: str) -> str:
+        if self._address:
+            return f"{self._address}/{key}" if key else self._address
         return str(self._path(key)) if key else str(self.root)
 
     def _path(self, key: str) -> Path:

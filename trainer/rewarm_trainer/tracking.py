@@ -68,19 +68,23 @@ class Tracker:
         params: Mapping[str, Any],
         spool: Path,
         artifact_root: Path | None = None,
+        *,
+        owned: bool = True,
+        run_id: str | None = None,
     ) -> Tracker:
         """Begin, or go on with, the MLflow run of `uid`; returns at once, also when no server answers.
 
         The run is found again by the id in the spool's folder, else by its tag `rewarm.dev/run-uid`, else made.
         artifact_root: where a local (not served) MLflow keeps artifacts. Start it after the heavy imports: its thread
         imports mlflow, and two threads inside one package's import can see each other's half.
+        Not owned: the run is somebody else's to make and to end. It is waited for, by `run_id` or by its tag.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         local = not uri.startswith(("http://", "https://"))
         location = artifact_root.absolute().as_uri() if local and artifact_root is not None else None
         described = {**texts(tags), UID_TAG: uid, "mlflow.source.name": "rewarm"}
-        identity = Identity(experiment, run_name, uid, described, texts(params), location)
+        identity = Identity(experiment, run_name, uid, described, texts(params), location, owned, run_id)
         return Tracker(MlflowServer(uri, identity), Spool(spool, once=RATES))
 
     @property
@@ -151,6 +155,37 @@ class Tracker:
         return self._courier.finish(status, deadline_seconds)
 
 
+class Untracked(Tracker):
+    """No tracking server at all: nothing is kept, nothing is missing."""
+
+    run_id = None
+    problem = None
+    pending = 0
+
+    def __init__(self) -> None:
+        return
+
+    def log(self, metrics: Mapping[str, float], tokens: int) -> None:
+        return
+
+    def flush(self, deadline_seconds: float = 30.0) -> bool:
+        return True
+
+    def attach(self, path: Path) -> None:
+        return
+
+    def register(
+        self, model_name: str, source_uri: str, tags: Mapping[str, Any], *, deadline_seconds: float = 30.0
+    ) -> str | None:
+        return None
+
+    def set_alias(self, name: str, alias: str, version: str, *, deadline_seconds: float = 30.0) -> bool:
+        return False
+
+    def finish(self, status: str, deadline_seconds: float = 30.0) -> Finished:
+        return Finished(True, 0, "no tracking server")
+
+
 @dataclass(frozen=True)
 class Identity:
     """What names the MLflow run, and what is written on it once."""
@@ -161,6 +196,8 @@ class Identity:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     artifact_location: str | None
+    owned: bool = True
+    run_id: str | None = None
 
 
 class MlflowServer:
@@ -186,12 +223,35 @@ class MlflowServer:
 
     def open(self, remembered: str | None) -> str:
         """The id of the run, found by id, by tag or made; it is RUNNING and carries tags and params."""
+        if not self._identity.owned:
+            return self._await(remembered)
         run = self._by_id(remembered) or self._by_tag_or_new()
         run_id: str = run.info.run_id
         if run.info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
         self._describe(run)
         return run_id
+
+    def _await(self, remembered: str | None) -> str:
+        """The run that somebody else makes for this uid. LookupError, tried again later, while there is none."""
+        uid = self._identity.uid
+        found = self._by_id(self._identity.run_id)
+        if found is None:
+            known = self._by_id(remembered)
+            found = known if known and known.data.tags.get(UID_TAG) == uid else self._by_tag()
+        if found is None:
+            raise LookupError(f"no MLflow run carries the tag {UID_TAG} = {uid} yet; waiting for the operator")
+        self._describe(found)
+        run_id: str = found.info.run_id
+        return run_id
+
+    def _by_tag(self) -> Run | None:
+        experiment = self.client.get_experiment_by_name(self._identity.experiment)
+        if experiment is None:
+            return None
+        wanted = f"tags.`{UID_TAG}` = '{self._identity.uid}'"
+        found = self.client.search_runs([experiment.experiment_id], wanted, max_results=1)
+        return found[0] if found else None
 
     def _by_id(self, run_id: str | None) -> Run | None:
         if run_id is None:
@@ -245,7 +305,8 @@ class MlflowServer:
         return self._by_id(run_id) is not None
 
     def terminate(self, run_id: str, status: str) -> None:
-        self.client.set_terminated(run_id, status)
+        if self._identity.owned:
+            self.client.set_terminated(run_id, status)
 
     def register(self, run_id: str, name: str, source: str, tags: Mapping[str, str]) -> str:
         """Find or make the model version of (run, source): doing it twice makes one."""

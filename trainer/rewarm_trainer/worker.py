@@ -15,18 +15,18 @@ from typing import Any
 from rewarm_api.errors import MissingInputError, Preempted, RewarmError
 from rewarm_api.snapshot import Pins
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
-from rewarm_trainer.exporter import Exporter
 from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.listener import Listener
 from rewarm_trainer.loop import Loop
 from rewarm_trainer.progress import Progress
-from rewarm_trainer.registration import open_tracker, register
+from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
+from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
 
 
@@ -40,20 +40,30 @@ def open_run(work: WorkFolder, cache: Path) -> Run:
 class Worker:
     """Rank r of a run. Only rank 0 has a listener; the others train in silence."""
 
-    def __init__(self, run: Run, stop: StopRequest, progress: Progress, metrics_port: int | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        stop: StopRequest,
+        progress: Progress,
+        metrics_port: int | None,
+        around: Surroundings | None = None,
+    ) -> None:
         self._run, self._stop, self._progress = run, stop, progress
         self._metrics_port = metrics_port
+        self._around = around or Surroundings()
+        self._attempt = 0
         self.session = Session.open(run)
         self._is_main = self.session.rank == 0
         self._listener: Listener | None = None
         self._checkpoints = Checkpoints.of(run.work, run.snapshot.checkpoints.uri, manifest_root(run.work))
-        self._keeper = self.session.keeper(self._checkpoints, self._listen, self._before_commit)
+        self._keeper = self.session.keeper(self._checkpoints, self._listen, self._before_commit, self._around.store)
         self._state = run.first_state()
         self._parent = ParentWatch()
 
     def _listen(self, record: dict[str, Any]) -> None:
         if self._listener:
             self._listener(record)
+        self._around.hears(record)
 
     def _before_commit(self) -> None:
         if self._listener:
@@ -72,18 +82,19 @@ class Worker:
 
     def _open_listener(self) -> None:
         run = self._run
-        exporter = None if self._metrics_port is None else Exporter(self._metrics_port)
+        self._around.opened(run, self._checkpoints.check_fence)
+        exporter = self._around.exporter(self._metrics_port)
         if exporter:
             exporter.plan(tokens=run.plan.tokens, steps=run.plan.steps, replay_ratio=run.snapshot.replay.ratio)
-        tracker = open_tracker(run.work, run.snapshot, run.pins)
+        tracker = self._around.tracker(run)
         log = RunLog(run.work.log)
         self._listener = Listener(log, self._progress, tracker, exporter, run.snapshot.training.sequence_length)
 
     def _train(self) -> None:
         session, run = self.session, self._run
-        looks = session.looks(self._progress.baseline)
+        looks = session.looks(self._scored)
         if self._is_main:
-            self._checkpoints.claim({"pid": os.getpid(), "uid": run.snapshot.uid})
+            self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
         session.barrier()
         self._state = self._keeper.restore()
         fresh = self._state.step == 0
@@ -91,7 +102,9 @@ class Worker:
         self._state.check(order, run.plan, str(run.work.checkpoints))
         self._note_environment(fresh)
         self._attempt_started()
+        self._around.resumed(self._state)
         if fresh:
+            self._around.now("Baseline")
             baseline = looks.baseline(run.cache, run.pins.tokenizer)
             self._state.evaluations = [baseline] if looks.sets else []
             self._state.seconds["baseline"] = baseline["seconds"]
@@ -100,6 +113,7 @@ class Worker:
             looks.resume()
         self._progress.start(run.snapshot, run.plan, self._state.step)
         loop = self._loop(looks, self._keeper)
+        self._around.now("Compiling" if session.compiled else "Training")
         self._stop.in_training = True
         try:
             loop.run()
@@ -127,15 +141,20 @@ class Worker:
             new_order=run.new_order,
             loader=loader,
             updater=session.updater(len(loader.numbers)),
-            judge=judge,
-            keeper=keeper,
+            judge=AnnouncedJudge(judge, self._around),
+            keeper=AnnouncedKeeper(keeper, self._around),
             listen=self._listen,
             stop_requested=self._stop_requested,
             commit_due=self._commit_due,
         )
 
+    def _scored(self, name: str, done: int, total: int) -> None:
+        self._around.alive()
+        self._progress.baseline(name, done, total)
+
     def _stop_requested(self) -> bool:
         self._parent.check()
+        self._around.stepped()
         return self._stop.asked
 
     def _commit_due(self) -> bool:
@@ -145,7 +164,8 @@ class Worker:
     def _attempt_started(self) -> None:
         if not self._listener:
             return
-        number = 1 + sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
+        earlier = sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
+        number = self._attempt = self._around.attempt_number(earlier)
         pid = int(os.environ.get("REWARM_LAUNCHER_PID", os.getpid()))
         processes = self.session.world
         self._listen(
@@ -187,19 +207,23 @@ class Worker:
     def _succeed(self) -> dict[str, Any] | None:
         self._keeper.close()
         if not self._listener:
+            self._around.meet(self.session)
             return None
+        self._around.now("Finishing")
         snapshot, pins = self._run.snapshot, self._run.pins
-        self._listen({"event": "attempt ended", "number": self._number(), "cause": "Completed"})
+        self._listen({"event": "attempt ended", "number": self._attempt, "cause": "Completed"})
         report = build_report(self._facts("Succeeded", ""))
         publish(self._run.work, snapshot, pins, report)
-        report, problem = register(self._listener.tracker, self._run.work, snapshot, pins, report)
+        report, problem = register(
+            self._listener.tracker, self._run.work, snapshot, pins, report, aliases=self._around.owns_tracking
+        )
         if problem:
             self._progress.event(f"tracking: {problem}; the same command, run again, delivers it")
+        self._around.ended(report)
+        self._around.meet(self.session)
+        self._around.linger(lambda: self._stop.asked)
         self._close()
         return report
-
-    def _number(self) -> int:
-        return sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
 
     def _leave(self, error: BaseException) -> None:
         """A report of how far it came; the tracking run says how it ended."""
@@ -211,9 +235,12 @@ class Worker:
         if not self._listener:
             return
         cause = error.cause if isinstance(error, RewarmError) else "Unknown"
-        self._listen({"event": "attempt ended", "number": self._number(), "cause": cause})
+        if self._attempt:
+            self._listen({"event": "attempt ended", "number": self._attempt, "cause": cause})
         try:
-            publish(self._run.work, self._run.snapshot, self._run.pins, build_report(self._facts(cause, str(error))))
+            report = build_report(self._facts(cause, str(error)))
+            publish(self._run.work, self._run.snapshot, self._run.pins, report)
+            self._around.ended(report)
             self._listener.tracker.finish("KILLED" if isinstance(error, Preempted) else "FAILED", deadline_seconds=5.0)
         except (OSError, RewarmError) as second:
             print(f"rewarm: no report could be written: {second}", file=sys.stderr)

@@ -99,7 +99,7 @@ def test_uris_open_the_storage_they_name(tmp_path: Path) -> None:
         folder = open_storage(uri, root=tmp_path)
         assert isinstance(folder, LocalStorage)
         assert folder.root == expected
-    with pytest.raises(MissingInputError, match="claim://c/x: cannot be opened here"):
+    with pytest.raises(MissingInputError, match="claim://c/x: no claims are mounted here"):
         open_storage("claim://c/x", root=tmp_path)
     with pytest.raises(MissingInputError, match="no bucket"):
         S3Storage("s3:///key")

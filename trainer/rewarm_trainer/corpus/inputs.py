@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import Format
+from rewarm_trainer.claims import claim_path
 
 WILDCARDS = re.compile(r"[*?\[]")
 SUFFIXES = {
@@ -57,13 +58,15 @@ def expand(uri: str, root: Path) -> list[InputFile]:
         return expand_local(uri, uri, root)
     if scheme == "file":
         return expand_local(uri, rest, root)
+    if scheme == "claim":
+        return expand_local(uri, str(claim_path(uri)), root)
     if scheme == "s3":
         return expand_s3(uri)
     if scheme == "hf":
         from rewarm_trainer.corpus.hugging_face import expand_dataset
 
         return expand_dataset(uri, root)
-    raise MissingInputError(f"{uri}: cannot be read here; expected a path, file://, s3:// or hf://")
+    raise MissingInputError(f"{uri}: cannot be read here; expected a path, file://, claim://, s3:// or hf://")
 
 
 def expand_local(uri: str, path: str, root: Path) -> list[InputFile]:

@@ -67,16 +67,12 @@ class Preparation:
     root: Path
     cache: Path
     progress: Progress
+    shared_uri: str | None = None
     warnings: list[str] = field(default_factory=list)
 
     @cached_property
     def mirror(self) -> Mirror:
-        """The shared cache of `spec.cache.uri`, where that is a bucket."""
-        uri = self.snapshot.cache_uri or ""
-        # storage.py itself stands on this package's publish.py.
-        from rewarm_trainer.storage import open_storage
-
-        return Mirror(self.cache, open_storage(uri, root=self.root) if uri.startswith("s3://") else None)
+        return shared_cache(self.cache, self.shared_uri or self.snapshot.cache_uri or "")
 
     def warn(self, message: str) -> None:
         log.warning(message)
@@ -133,6 +129,14 @@ class Preparation:
             )
 
 
+def shared_cache(cache: Path, uri: str) -> Mirror:
+    """The cache that machines share, where `uri` is a bucket or a claim; else one that holds nothing."""
+    # storage.py itself stands on this package's publish.py.
+    from rewarm_trainer.storage import open_storage
+
+    return Mirror(cache, open_storage(uri, root=cache) if uri.startswith(("s3://", "claim://")) else None)
+
+
 def check_pin(name: str, pinned: str | None, found: str, whose: str) -> None:
     """DataError (65) when a corpus is not the one that was pinned."""
     if pinned is not None and pinned != found:
@@ -159,15 +163,17 @@ def prepare(
     base_model: Mapping[str, Any] | None = None,
     pins: Pins | None = None,
     earlier: Mapping[str, SubsetSource] | None = None,
+    shared_uri: str | None = None,
 ) -> Prepared:
     """Prepares every source and set of a snapshot.
 
     `root`: folder of the manifest. `tokenizer`: that of the base model; None trains one on the training text and
     copies it to `fresh_tokenizer`. `base_model` goes into the pins. `pins`: an earlier preparation of this run, whose
     text is expected again. `earlier`: replay sources that are rows of an earlier run (`replay.fromRun`), by name.
+    `shared_uri`: where the shared cache is, if not where the snapshot says.
     Raises DataError (65), MissingInputError (66), ManifestError (64), DependencyError (75).
     """
-    work = Preparation(snapshot, root.absolute(), cache.absolute(), progress)
+    work = Preparation(snapshot, root.absolute(), cache.absolute(), progress, shared_uri)
     check_sets(snapshot)
     scans = {each.name: work.scan_source(each) for each in snapshot.sources if each.format is not Format.TOKENS}
     set_scans = {each.name: work.scan_set(each) for each in snapshot.evaluation.sets if each.uri is not None}
