@@ -178,6 +178,8 @@ class Counts(Observation):
     """Failures since the last new commit."""
     disruptions: Count = 0
     """Disruptions."""
+    training_seconds: Count = 0
+    """Seconds that all pods ran, over all attempts that have stopped; waiting is not counted."""
 
 
 class Attempt(Observation):
