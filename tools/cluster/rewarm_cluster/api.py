@@ -21,14 +21,14 @@ class Api:
     def __init__(
         self,
         url: str,
-        authority: Path,
+        authority: Path | None = None,
         *,
         certificate: tuple[Path, Path] | None = None,
         token: str | None = None,
         timeout_s: float = 30,
     ) -> None:
         self.url, self.token, self.timeout_s = url, token, timeout_s
-        self._tls = ssl.create_default_context(cafile=str(authority))
+        self._tls = ssl.create_default_context(cafile=str(authority) if authority else None)
         if certificate is not None:
             self._tls.load_cert_chain(*map(str, certificate))
         self._local = threading.local()
@@ -105,15 +105,17 @@ class Api:
     def _headers(self, accept: str) -> dict[str, str]:
         return {"Accept": accept} | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
 
-    def _connection(self, timeout_s: float | None = None) -> http.client.HTTPSConnection:
+    def _connection(self, timeout_s: float | None = None) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s or self.timeout_s)
         return http.client.HTTPSConnection(
             parts.hostname or "", parts.port, context=self._tls, timeout=timeout_s or self.timeout_s
         )
 
     @staticmethod
     def _answer(
-        connection: http.client.HTTPSConnection, method: str, path: str, text: str | None, headers: dict[str, str]
+        connection: http.client.HTTPConnection, method: str, path: str, text: str | None, headers: dict[str, str]
     ) -> tuple[int, Any]:
         connection.request(method, path, body=text, headers=headers)
         answer = connection.getresponse()

@@ -12,10 +12,7 @@ test writes their status (or `scheduler=True` and nodes of kwok). With a node: n
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +23,9 @@ from . import binaries
 from .access import grant, write_kubeconfig
 from .api import Api
 from .certificates import Authority, token_key
+from .client import Client
 from .errors import ClusterError
-from .processes import Processes
+from .processes import Processes, free_ports, listens
 
 Level = Literal["api", "jobs"]
 ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -38,7 +36,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 
 
-class ControlPlane:
+class ControlPlane(Client):
     """A control plane of its own state folder and ports. A context manager; `start` and `stop` do the same."""
 
     def __init__(
@@ -59,6 +57,8 @@ class ControlPlane:
         self._temporary = state is None
         self.state = state or Path(tempfile.mkdtemp(prefix="rewarm-cluster-"))
         self.state.mkdir(parents=True, exist_ok=True)
+        # Of the administrator (group system:masters).
+        self.kubeconfig = self.state / "kubeconfig"
         self.processes = Processes(self.state, detached=detached)
         self._port, self._flags, self._manager_flags = port, tuple(apiserver_flags), tuple(manager_flags)
         self._etcd_port = 0
@@ -111,33 +111,9 @@ class ControlPlane:
         return f"https://{self.address}:{self._port}"
 
     @property
-    def kubeconfig(self) -> Path:
-        """Of the administrator (group system:masters)."""
-        return self.state / "kubeconfig"
-
-    @property
     def authority(self) -> Path:
         """Certificate of the authority that signed the API server's."""
         return self.certificates.certificate
-
-    def kubectl(self, *arguments: str, input: str | None = None, kubeconfig: Path | None = None) -> str:
-        """What `kubectl ARGUMENTS` prints; a failure is an AssertionError with what it said."""
-        command = [str(binaries.find("kubectl")), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
-        result = subprocess.run(command, input=input, capture_output=True, text=True)
-        if result.returncode:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: exit code {result.returncode}: {result.stderr}")
-        return result.stdout
-
-    def apply(self, manifests: str | list[Any], *, kubeconfig: Path | None = None) -> None:
-        """`kubectl apply --server-side` of YAML text or of objects."""
-        text = manifests if isinstance(manifests, str) else "\n---\n".join(json.dumps(item) for item in manifests)
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=text, kubeconfig=kubeconfig)
-
-    def namespace(self, name: str) -> str:
-        """Make a namespace with the ServiceAccount `default`, without which no pod is accepted."""
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
-        self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, account])
-        return name
 
     def user(
         self, name: str, *, groups: Sequence[str] = (), rules: Sequence[dict[str, Any]] = (), namespace: str = ""
@@ -206,7 +182,7 @@ class ControlPlane:
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
         command += [f"--listen-peer-urls=http://127.0.0.1:{peer}"]
         self.processes.start("etcd", command)
-        self.processes.wait_ready("etcd", lambda: _listens(self._etcd_port))
+        self.processes.wait_ready("etcd", lambda: listens(self._etcd_port))
 
     def start_apiserver(self) -> None:
         """Start it and wait until it is ready."""
@@ -291,15 +267,6 @@ class ControlPlane:
         self.processes.start(name, [self._binaries[name], *flags])
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 def missing(level: str) -> list[str]:
     """Which binaries of a level are not there, and so whether its tests can run."""
     absent = []
@@ -309,11 +276,3 @@ def missing(level: str) -> list[str]:
         except ClusterError:
             absent.append(name)
     return absent
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -112,6 +113,24 @@ def until(condition: Callable[[], bool], within_s: float) -> bool:
         if time.monotonic() > give_up:
             return False
         time.sleep(0.02)
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something takes connections there."""
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
     return True
 
 
