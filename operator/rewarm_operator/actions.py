@@ -49,8 +49,8 @@ class DeletePod:
 class PatchStatus:
     """Merge-patch of the status subresource: only what changes (None removes a key).
 
-    `resource_version` set (it always is): the write carries it, and a conflict means "decide again". So a decision holds
-    at most one, and a decision that changes the finalizer or annotations first holds none after it.
+    `resource_version` set (it always is): the write carries it, and a conflict means "decide again". So a decision
+    holds at most one, and none after a change of the finalizer or of annotations.
     """
 
     changes: Mapping[str, Any]

@@ -1,0 +1,183 @@
+"""The attempts of a run: the one that should exist now, and what is seen of it. Pure.
+
+`counts.attempts` is written before an attempt's Job is posted and its entry once the Job was seen; so a number without
+entry was never posted, and an entry without Job was taken away.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rewarm_operator import attempts, ending, finishing, kueue, moments, names, pods, reports, starting, waits
+from rewarm_operator.observed import Heartbeat, Object
+from rewarm_operator.pod_objects import authority_digest
+from rewarm_operator.visit import Visit
+
+_EVALUATING = frozenset({"baseline", "evaluating", "benchmarking"})
+
+
+def advance(visit: Visit, *, may_start: bool) -> None:
+    """Bring the attempts one step on."""
+    number = max([int(visit.counts.get("attempts") or 1), *visit.attempt_jobs])
+    visit.counts["attempts"] = number
+    entry = reports.attempt(visit.status, number)
+    job = visit.attempt_jobs.get(number)
+    if entry is None and job is None:
+        _first_post(visit, number, may_start=may_start)
+    elif entry is None or not entry.get("cause"):
+        _watch(visit, number, job, may_start=may_start)
+    else:
+        _between(visit, number, may_start=may_start)
+    still_open = not (reports.attempt(visit.status, number) or {}).get("cause")
+    posted = int(visit.counts["attempts"])
+    ending.clean(visit, number if still_open else posted if posted != number else None)
+
+
+def _first_post(visit: Visit, number: int, *, may_start: bool) -> None:
+    if visit.is_suspended:
+        waits.tell_suspended(visit)
+    elif may_start:
+        starting.post(visit, number)
+
+
+def _between(visit: Visit, number: int, *, may_start: bool) -> None:
+    if visit.is_suspended:
+        ending._fold_last_words(visit, number)
+        waits.tell_suspended(visit)
+    else:
+        ending.go_on(visit, number, may_start=may_start)
+
+
+def _watch(visit: Visit, number: int, job: Object | None, *, may_start: bool) -> None:
+    """An attempt without a recorded end: it runs, or it has ended just now."""
+    _fold_heartbeat(visit, number, job)
+    if job is not None and reports.attempt(visit.stored, number) is None:
+        ending.open_entry(visit, number, job)
+        visit.emit("Normal", "AttemptStarted", f"attempt {number}: Job {job['metadata']['name']}")
+    end = _end(visit, number, job)
+    if end is not None:
+        ending.record(visit, number, end)
+        _check_deadline(visit)
+        if "Succeeded" not in visit.said:
+            _between(visit, number, may_start=may_start)
+        return
+    assert job is not None
+    _tell_running(visit, number, job)
+
+
+def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
+    """How the attempt ended; None while it goes on."""
+    is_judged = visit.is_true("Evaluated")
+    if job is None or "deletionTimestamp" in job["metadata"]:
+        members = () if job is None else pods.owned_by(job, visit.observed.pods)
+        return attempts.vanished(members, visit.now, finished_by_record=is_judged)
+    judged = attempts.judge(
+        job,
+        visit.observed.pods,
+        visit.now,
+        margin=visit.settings.stuck_margin_seconds,
+        finished_by_record=is_judged,
+    )
+    visit.wake(judged.look_again)
+    if judged.end is not None:
+        return judged.end
+    if visit.is_suspended:
+        return attempts.End("Suspended", "spec.suspend is true", visit.now)
+    if judged.look_again is not None and attempts.has_verdict(job):
+        return None
+    return _out_of_time(visit) or _hang(visit, number, job, is_judged=is_judged)
+
+
+def _fold_heartbeat(visit: Visit, number: int, job: Object | None) -> None:
+    heartbeat = _heartbeat(visit, number, job)
+    if heartbeat is not None:
+        reports.fold(visit, heartbeat.report, number)
+
+
+def _heartbeat(visit: Visit, number: int, job: Object | None) -> Heartbeat | None:
+    """The newest one of this attempt's rank 0, as it is now (Kueue may have run the pods again)."""
+    heartbeat = visit.observed.heartbeat
+    if heartbeat is None or heartbeat.attempt != number or job is None:
+        return None
+    mine = {pod["metadata"]["uid"] for pod in pods.owned_by(job, visit.observed.pods)}
+    return heartbeat if heartbeat.pod_uid in mine else None
+
+
+def _hang(visit: Visit, number: int, job: Object, *, is_judged: bool) -> attempts.End | None:
+    """No sign of life for too long, from a pod that could have given one, to a process that would have heard it."""
+    leading, settings = visit.observed.leading_since, visit.settings
+    members = pods.owned_by(job, visit.observed.pods)
+    first = members[0] if members and pods.index(members[0]) == 0 else None
+    since = None if first is None else pods.running_since(first)
+    if first is None or since is None or leading is None or not settings.progress_url:
+        return None
+    digest = (first["metadata"].get("annotations") or {}).get(names.AUTHORITY_DIGEST_ANNOTATION)
+    if digest != authority_digest(settings.progress_ca):
+        return None
+    timeout = timedelta(seconds=settings.heartbeat_timeout_seconds)
+    heartbeat = _heartbeat(visit, number, job)
+    silent_since = max(since, leading) if heartbeat is None else heartbeat.received
+    limits = [(silent_since + timeout, f"no heartbeat for {settings.heartbeat_timeout_seconds} s")]
+    phase = None if heartbeat is None else heartbeat.report.phase
+    deadline = None if phase is None else moments.parse(phase.deadline)
+    if deadline is not None and phase is not None:
+        limits.append((deadline, f"{phase.activity or 'a phase'} passed its deadline {phase.deadline}"))
+    at, why = min(limits)
+    if at <= visit.now:
+        cause = "Completed" if is_judged else "Hang"
+        return attempts.End(cause, why, visit.now)
+    visit.wake(moments.seconds_between(visit.now, at))
+    return None
+
+
+def training_seconds(visit: Visit) -> float:
+    """Seconds that all pods of the run ran, over all attempts, without waiting."""
+    running = visit.stored_condition("Running")
+    since = moments.parse(running.get("lastTransitionTime")) if running.get("status") == "True" else None
+    now = 0.0 if since is None else max(0.0, moments.seconds_between(since, visit.now))
+    return float((visit.stored.get("counts") or {}).get("trainingSeconds") or 0) + now
+
+
+def _out_of_time(visit: Visit) -> attempts.End | None:
+    limit = visit.spec.get("activeDeadlineSeconds")
+    if limit is None or visit.stored_condition("Running").get("status") != "True":
+        return None
+    left = float(limit) - training_seconds(visit)
+    if left > 0:
+        visit.wake(left)
+        return None
+    return attempts.End("Suspended", _deadline_words(limit), visit.now)
+
+
+def _check_deadline(visit: Visit) -> None:
+    """Training time that is spent ends the run, however the attempt ended."""
+    limit = visit.spec.get("activeDeadlineSeconds")
+    if limit is not None and "Succeeded" not in visit.said and training_seconds(visit) >= float(limit):
+        finishing.fail(visit, "DeadlineExceeded", _deadline_words(limit))
+
+
+def _deadline_words(limit: object) -> str:
+    return f"it trained for longer than activeDeadlineSeconds ({limit})"
+
+
+def _tell_running(visit: Visit, number: int, job: Object) -> None:
+    members = pods.owned_by(job, visit.observed.pods)
+    admitted = kueue.tell_admission(visit, job)
+    nodes = int((job.get("spec") or {}).get("completions") or 1)
+    starts = [pods.running_since(pod) for pod in members]
+    if len(members) == nodes and all(starts):
+        visit.say("Running", "True", "Training", f"attempt {number} on {nodes} node{'s' if nodes > 1 else ''}")
+        visit.status["summary"] = _activity(visit)
+        return
+    ended = [pod for pod in members if pods.is_terminal(pod)]
+    if ended and visit.stored_condition("Running").get("status") == "True":
+        return  # Some ranks have ended and the Job has not said so yet: the next visit tells.
+    visit.status.pop("phase", None)
+    visit.status["summary"] = "Starting" if admitted else "Queued"
+    visit.say("Running", "False", "Starting" if admitted else "Queued", f"attempt {number}")
+    waits.tell_waiting(visit, members)
+
+
+def _activity(visit: Visit) -> str:
+    activity = str((visit.status.get("phase") or {}).get("activity") or "")
+    return "Evaluating" if activity.lower() in _EVALUATING else "Training"

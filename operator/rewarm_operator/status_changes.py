@@ -1,0 +1,54 @@
+"""What a merge-patch has to say to turn one status into another, and whether that can wait. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NUMBERS = frozenset(
+    {
+        "progress", "learningRate", "phase", "evaluation", "forgetting", "gain", "replay", "checkpoint", "summary",
+        "gates", "counts", "attempts", "conditions", "promotion", "tracking",
+    }
+)  # fmt: skip
+"""What heartbeats move; of the last few only in parts (see `is_quiet`)."""
+_BY_HEARTBEAT = ("firstStep", "lastStep", "tokensRecomputed")
+
+
+def changes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The smallest merge-patch: nested mappings by key, None removes, lists are replaced whole."""
+    changes: dict[str, Any] = {}
+    for key in before.keys() - after.keys():
+        changes[key] = None
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            inner = changes_of(old, value)
+            if inner:
+                changes[key] = inner
+        elif old != value:
+            changes[key] = value
+    return changes
+
+
+def is_quiet(changes: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether only numbers move, and nothing that a person or a later decision waits for."""
+    if not changes.keys() <= _NUMBERS:
+        return False
+    if "conditions" in changes and _verdicts(before) != _verdicts(after):
+        return False
+    if "attempts" in changes and _ends(before) != _ends(after):
+        return False
+    counts = changes.get("counts") or {}
+    # A new commit clears the failures: that may wait for the next patch. Anything that goes up may not.
+    return all(name == "failures" and value == 0 for name, value in counts.items())
+
+
+def _verdicts(status: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    names = ("type", "status", "reason", "observedGeneration")
+    return [tuple(each.get(name) for name in names) for each in status.get("conditions") or ()]
+
+
+def _ends(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = status.get("attempts") or ()
+    return [{key: value for key, value in entry.items() if key not in _BY_HEARTBEAT} for entry in entries]

@@ -1,0 +1,210 @@
+"""One look at one run: what it is, the status it should have, and what should be done, gathered until it is decided.
+
+Rules (`preparation`, `running`, `finishing`, ...) read the visit and add to it. They never see each other's state:
+what one of them did is found again in what is observed, or in the status that is being written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from rewarm_api.run import Compute, Retries
+from rewarm_operator import conditions, moments, names, pods, snapshots
+from rewarm_operator.actions import Action, Create, Decision, Emit, PatchStatus
+from rewarm_operator.observed import Object, Observed
+from rewarm_operator.settings import Settings
+from rewarm_operator.status_changes import changes_of, is_quiet
+
+Json = dict[str, Any]
+
+_TOLD_BY_US = (None, "", "NotYetKnown", "AsExpected", "TrackingUnavailable", "NameCollision", "SnapshotLost")
+"""Reasons of Degraded that each visit finds out anew; others came with a heartbeat."""
+
+
+class Visit:
+    """Made anew for each decision."""
+
+    def __init__(self, observed: Observed, settings: Settings) -> None:
+        self.observed = observed
+        self.settings = settings
+        self.run: Object = observed.run
+        metadata = self.run["metadata"]
+        self.name, self.namespace, self.uid = str(metadata["name"]), str(metadata["namespace"]), str(metadata["uid"])
+        self.generation = int(metadata.get("generation") or 1)
+        self.stored: Json = dict(self.run.get("status") or {})
+        self.status: Json = copy.deepcopy(self.stored)
+        self.said: dict[str, conditions.Fact] = {}
+        self.after: list[Action] = []
+        self.events: list[Emit] = []
+        self.look_again: float | None = None
+        self.waits_for_job = False
+        """The one write of a transition comes once the Job that this decision posts is seen."""
+
+    # -- what is read --------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        return self.observed.now
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.run["spec"]
+        return found
+
+    @property
+    def is_suspended(self) -> bool:
+        return bool(self.spec.get("suspend"))
+
+    @cached_property
+    def compute(self) -> Compute:
+        return Compute.model_validate(self.spec.get("compute") or {})
+
+    @cached_property
+    def retries(self) -> Retries:
+        return Retries.model_validate(self.spec.get("retries") or {})
+
+    @property
+    def on_forgetting(self) -> str:
+        return str((self.spec.get("gates") or {}).get("onForgetting") or "Warn")
+
+    @cached_property
+    def snapshot(self) -> Mapping[str, Any] | None:
+        """The stored snapshot as JSON; while it is not stored yet, the one that it will be; None when both are lost."""
+        stored = self.observed.config_map
+        if stored is not None:
+            text = (stored.get("data") or {}).get(names.SNAPSHOT_KEY)
+            if text:
+                found: Mapping[str, Any] = json.loads(text)
+                return found
+        made = snapshots.resolved(self.run, self.settings).snapshot
+        return made if made is not None and made["digest"] == self.status.get("snapshotDigest") else None
+
+    @property
+    def tracking(self) -> Mapping[str, Any]:
+        """Where MLflow is and how things are called there; empty when the snapshot is lost."""
+        found: Mapping[str, Any] = (self.snapshot or {}).get("tracking") or {}
+        return found
+
+    def job(self, name: str) -> Object | None:
+        return next((job for job in self.observed.jobs if job["metadata"]["name"] == name), None)
+
+    @cached_property
+    def attempt_jobs(self) -> dict[int, Object]:
+        """The run's attempt Jobs by number."""
+        found = {}
+        for job in self.observed.jobs:
+            number = names.attempt_number(self.name, str(job["metadata"]["name"]))
+            if number is not None:
+                found[number] = job
+        return dict(sorted(found.items()))
+
+    def stored_condition(self, kind: str) -> Mapping[str, Any]:
+        return conditions.find(self.stored, kind)
+
+    def is_true(self, kind: str) -> bool:
+        """Whether the status says so already, or will after this visit."""
+        fact = self.said.get(kind)
+        return fact.status == "True" if fact else self.stored_condition(kind).get("status") == "True"
+
+    # -- what is written -----------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Json:
+        found: Json = self.status.setdefault("counts", {"attempts": 1, "failures": 0, "disruptions": 0})
+        return found
+
+    def say(self, kind: str, status: Literal["True", "False", "Unknown"], reason: str, message: str = "") -> None:
+        """A condition; the last word of a visit stands."""
+        self.said[kind] = conditions.Fact(status, reason, message)
+
+    def emit(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """An Event; it goes out with the status that tells the same, so once per transition."""
+        self.events.append(Emit(type_, reason, message))
+
+    def create(self, body: Json) -> None:
+        """Ask for an object. If its name is taken, or it is refused, the status says so and it is asked for again."""
+        name = f"{body['kind']}/{body['metadata']['name']}"
+        if name in self.observed.collisions:
+            mend = "delete or rename it, or give the run another name"
+            self.say("Degraded", "True", "NameCollision", f"{name} exists and belongs to something else; {mend}")
+            self.say("Stalled", "True", "NameCollision", f"{name} exists and belongs to something else; {mend}")
+        elif name in self.observed.refused:
+            self.say("Stalled", "True", "CreateRefused", f"{name} is refused: {self.observed.refused[name]}")
+        self.after.append(Create(body))
+
+    def is_refused(self, kind: str, name: str) -> bool:
+        full = f"{kind}/{name}"
+        return full in self.observed.collisions or full in self.observed.refused
+
+    def wake(self, seconds: float | None) -> None:
+        """Look again after this many seconds, or sooner."""
+        if seconds is not None:
+            self.look_again = seconds if self.look_again is None else min(self.look_again, seconds)
+
+    def keep_health(self) -> None:
+        """Stalled and Degraded where nobody said otherwise; what a heartbeat told stays until one says more."""
+        self.said.setdefault("Stalled", conditions.Fact("False", "Progressing"))
+        problem, before = self.observed.registry.problem, self.stored_condition("Degraded")
+        if "Degraded" in self.said:
+            return
+        if problem:
+            self.say("Degraded", "True", "TrackingUnavailable", problem)
+        elif self.observed.heartbeat is not None or before.get("reason") in _TOLD_BY_US:
+            self.say("Degraded", "False", "AsExpected")
+
+    def version_tags(self) -> dict[str, str]:
+        """Lineage of the registered version: what the trainer said, while its pod can still be asked, and the gist."""
+        tags = {
+            "rewarm.dev/run": self.name,
+            "rewarm.dev/run-uid": self.uid,
+            "rewarm.dev/snapshot-digest": str(self.status.get("snapshotDigest", "")),
+            "rewarm.dev/promotion": str((self.status.get("promotion") or {}).get("reason", "")),
+        }
+        for pod in self.observed.pods:
+            ended = pods.ended(pod)
+            if ended is not None and ended.rank == 0 and ended.termination is not None:
+                tags |= ended.termination.tags
+        return tags
+
+    # -- the decision --------------------------------------------------------------------------------------------------
+
+    def decision(self) -> Decision:
+        """The status first (it is what later actions stand on), then objects, then Events."""
+        self._tell_stalls()
+        self._count_training()
+        conditions.write(self.status, self.said, self.generation, moments.written(self.now))
+        self.status["observedGeneration"] = self.generation
+        changes = changes_of(self.stored, self.status)
+        if self.waits_for_job or not changes:
+            return Decision(tuple(self.after), self.look_again)
+        if is_quiet(changes, self.stored, self.status) and (wait := self._throttled()) > 0:
+            self.wake(wait)
+            return Decision(tuple(self.after), self.look_again)
+        patch = PatchStatus(changes, str(self.run["metadata"].get("resourceVersion", "")))
+        return Decision((patch, *self.after, *self.events), self.look_again)
+
+    def _count_training(self) -> None:
+        """When the pods stop running, the time that they ran is added up: attempts may be many, or wait for days."""
+        fact, before = self.said.get("Running"), self.stored_condition("Running")
+        since = moments.parse(before.get("lastTransitionTime"))
+        if fact is not None and fact.status != "True" and before.get("status") == "True" and since is not None:
+            ran = max(0, round(moments.seconds_between(since, self.now)))
+            self.counts["trainingSeconds"] = int(self.counts.get("trainingSeconds") or 0) + ran
+
+    def _throttled(self) -> float:
+        """Seconds until the next patch that is only numbers may be written."""
+        last = self.observed.last_status_patch
+        if last is None:
+            return 0.0
+        return self.settings.status_interval_seconds - moments.seconds_between(last, self.now)
+
+    def _tell_stalls(self) -> None:
+        """An Event when the run starts to need help, and names what it needs."""
+        fact, before = self.said.get("Stalled"), self.stored_condition("Stalled")
+        if fact is not None and fact.status == "True" and fact.reason != before.get("reason"):
+            self.emit("Warning", fact.reason, fact.message)

@@ -1,0 +1,423 @@
+"""One run in a small honest API server: unique names, resource versions with conflicts, merge-patch, owner references.
+
+It also plays the Job controller, the kubelet and MLflow, as far as a test asks for. Nothing of ours is replaced: it
+executes what `decide` asks for, and shows back what an API server 1.36 would.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+
+from rewarm_api.reported import Report, Termination
+from rewarm_operator import actions as a
+from rewarm_operator.observed import Heartbeat, Observed, Registry
+from rewarm_operator.reconcile import decide
+from rewarm_operator.settings import Settings
+
+Json = dict[str, Any]
+
+MANIFEST = """
+apiVersion: rewarm.dev/v1alpha1
+kind: ContinualRun
+metadata: {name: llama, namespace: research}
+spec:
+  baseModel: {huggingFace: {repo: meta-llama/Llama-3.2-1B, revision: "4e20de362430cd3b72f300e6b0f18e50e7166e08"}}
+  corpus: {sources: [{name: pubmed, uri: "s3://corpora/pubmed/*.parquet", license: CC0-1.0}]}
+  replay: {ratio: 0.25, sources: [{name: general, uri: "claim://texts/general/*.jsonl", license: CC0-1.0}]}
+  schedule: {peakLearningRate: 0.0003}
+  budget: {tokens: 2M}
+  training: {sequenceLength: 64, globalBatchTokens: 1024}
+  gates: {maxForgetting: 0.02}
+  checkpoints: {uri: "s3://runs/llama/"}
+  credentials: [{secret: s3-credentials}]
+  compute: {nodes: 2, gpusPerNode: 0}
+"""
+SETTINGS = Settings(
+    trainer_image="rewarm-trainer:1",
+    progress_url="https://rewarm.rewarm-system.svc:8443",
+    progress_ca="-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n",
+)
+START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+class Conflict(Exception):
+    """409: the object has changed since it was read, or the name is taken by somebody else."""
+
+
+class Crash(Exception):
+    """The operator died here."""
+
+
+def stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merged(target: Json, patch: Json) -> Json:
+    """RFC 7386."""
+    result = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            old = result.get(key)
+            result[key] = merged(old if isinstance(old, dict) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, manifest: str | Json = MANIFEST, settings: Settings = SETTINGS, **changes: Any) -> None:
+        run = yaml.safe_load(manifest) if isinstance(manifest, str) else copy.deepcopy(manifest)
+        for path, value in changes.items():
+            node = run["spec"]
+            *parents, last = path.split("__")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = value
+        run["metadata"] |= {"uid": "run-uid", "generation": 1, "creationTimestamp": stamp(START)}
+        self.settings = settings
+        self.now = START
+        self._versions = itertools.count(1)
+        self._uids = itertools.count(1)
+        self.run: Json | None = run
+        self._touch(run)
+        self.config_map: Json | None = None
+        self.service: Json | None = None
+        self.jobs: dict[str, Json] = {}
+        self.pods: dict[str, Json] = {}
+        self.workloads: dict[str, Json] = {}
+        self.events: list[a.Emit] = []
+        self.tracks: list[a.Track] = []
+        self.writes: list[a.Action] = []
+        self.posted: list[str] = []
+        self.heartbeat: Heartbeat | None = None
+        self.registry = Registry()
+        self.mlflow_is_away = False
+        self.kueue_installed = False
+        self.foreign: set[str] = set()
+        self.collisions: dict[str, None] = {}
+        self.last_status_patch: datetime | None = None
+        self.leading_since = START - timedelta(hours=1)
+
+    # -- what the operator sees and does -------------------------------------------------------------------------------
+
+    def observed(self) -> Observed:
+        assert self.run is not None
+        return Observed(
+            run=copy.deepcopy(self.run),
+            now=self.now,
+            config_map=copy.deepcopy(self.config_map),
+            service=copy.deepcopy(self.service),
+            jobs=tuple(copy.deepcopy(list(self.jobs.values()))),
+            pods=tuple(copy.deepcopy(list(self.pods.values()))),
+            workloads=tuple(copy.deepcopy(list(self.workloads.values()))),
+            kueue_installed=self.kueue_installed,
+            collisions=tuple(self.collisions),
+            heartbeat=self.heartbeat,
+            registry=self.registry,
+            leading_since=self.leading_since,
+            last_status_patch=self.last_status_patch,
+        )
+
+    def decide(self) -> a.Decision:
+        return decide(self.observed(), self.settings)
+
+    def step(self, *, crash_after: int | None = None) -> a.Decision:
+        """One visit. `crash_after`: die after that many of its actions."""
+        decision = self.decide()
+        for count, action in enumerate(decision.actions):
+            if crash_after is not None and count >= crash_after:
+                raise Crash
+            self.execute(action)
+        return decision
+
+    def settle(self, limit: int = 30) -> None:
+        """Visit until nothing is written any more."""
+        for _ in range(limit):
+            if self.run is None:
+                return
+            before = len(self.writes)
+            self.step()
+            if len(self.writes) == before:
+                return
+        raise AssertionError(f"never settles: {self.writes[-6:]}")
+
+    def execute(self, action: a.Action) -> None:
+        assert self.run is not None
+        match action:
+            case a.SetFinalizer(present):
+                self.writes.append(action)
+                self.run["metadata"]["finalizers"] = ["rewarm.dev/run"] if present else []
+                self._touch(self.run)
+                if not present and self.run["metadata"].get("deletionTimestamp"):
+                    self.run = None
+            case a.PatchStatus(changes, version):
+                assert changes, "an empty patch"
+                if version and version != self.run["metadata"]["resourceVersion"]:
+                    raise Conflict
+                self.writes.append(action)
+                self.run["status"] = merged(self.run.get("status", {}), copy.deepcopy(dict(changes)))
+                self._touch(self.run)
+                self.last_status_patch = self.now
+                check_status(self.run["status"])
+            case a.Create(body):
+                self._create(json.loads(json.dumps(body)), action)
+            case a.DeleteJob(name, uid):
+                job = self.jobs.get(name)
+                if job is not None:
+                    assert job["metadata"]["uid"] == uid, "the uid precondition would fail"
+                    self.writes.append(action)
+                    self.delete_job(name)
+            case a.Annotate(changes):
+                self.writes.append(action)
+                self.run["metadata"] = merged(self.run["metadata"], {"annotations": dict(changes)})
+                self._touch(self.run)
+            case a.Emit():
+                self.events.append(action)
+            case a.Track():
+                self.tracks.append(action)
+                self._track(action)
+            case _:
+                raise AssertionError(f"not expected: {action}")
+
+    def _create(self, body: Json, action: a.Create) -> None:
+        kind, name = body["kind"], body["metadata"]["name"]
+        places = {"ConfigMap": "config_map", "Service": "service"}
+        known = getattr(self, places[kind]) if kind in places else self.jobs.get(name)
+        if f"{kind}/{name}" in self.foreign:
+            self.collisions[f"{kind}/{name}"] = None
+            raise Conflict
+        self.collisions.pop(f"{kind}/{name}", None)
+        if known is not None:
+            return
+        self.writes.append(action)
+        self.posted.append(name)
+        body["metadata"] |= {"uid": f"uid-{next(self._uids)}", "creationTimestamp": stamp(self.now), "generation": 1}
+        body["status"] = {}
+        if kind == "Job" and self.kueue_installed and "kueue.x-k8s.io/queue-name" in body["metadata"]["labels"]:
+            body["spec"]["suspend"] = True
+        self._touch(body)
+        if kind in places:
+            setattr(self, places[kind], body)
+        else:
+            self.jobs[name] = body
+
+    def _track(self, track: a.Track) -> None:
+        if self.mlflow_is_away:
+            self.registry = replace(self.registry, problem="MLflow at http://mlflow does not answer")
+            return
+        known = replace(self.registry, run_id="mlflow-run", url="http://mlflow/#/runs/mlflow-run", problem="")
+        if track.source and not track.version and not known.model_version:
+            known = replace(known, model_version="7")
+        if track.alias:
+            version = track.version or known.model_version
+            known = replace(known, promoted_alias=track.alias, promoted_version=version)
+        self.registry = replace(known, ended=track.end or known.ended)
+
+    def _touch(self, item: Json) -> None:
+        item["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    def restart(self) -> None:
+        """A new operator process: what only memory knew is gone."""
+        self.heartbeat, self.registry, self.last_status_patch = None, Registry(), None
+        self.leading_since = self.now
+
+    # -- what people do ------------------------------------------------------------------------------------------------
+
+    def edit(self, path: str, value: Any) -> None:
+        """kubectl edit: a path in the spec, parts joined by dots."""
+        assert self.run is not None
+        *parents, last = path.split(".")
+        node = self.run["spec"]
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+        self.run["metadata"]["generation"] += 1
+        self._touch(self.run)
+
+    def annotate(self, name: str, value: str) -> None:
+        assert self.run is not None
+        self.run["metadata"].setdefault("annotations", {})[name] = value
+        self._touch(self.run)
+
+    def delete_run(self) -> None:
+        assert self.run is not None
+        self.run["metadata"]["deletionTimestamp"] = stamp(self.now)
+        self._touch(self.run)
+
+    def delete_job(self, name: str) -> None:
+        """Background: the Job is gone at once, its pods are told to stop."""
+        job = self.jobs.pop(name)
+        for pod in self.pods_of(job):
+            if pod["status"]["phase"] in ("Succeeded", "Failed"):
+                del self.pods[pod["metadata"]["name"]]
+            else:
+                grace = pod["spec"]["terminationGracePeriodSeconds"]
+                pod["metadata"]["deletionTimestamp"] = stamp(self.now + timedelta(seconds=grace))
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    # -- what Kubernetes does ------------------------------------------------------------------------------------------
+
+    def pods_of(self, job: Json) -> list[Json]:
+        uid = job["metadata"]["uid"]
+        return [p for p in self.pods.values() if p["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+    def schedule(self, name: str, *, running: bool = True) -> list[Json]:
+        """The Job controller makes the pods, the kubelet starts them."""
+        job = self.jobs[name]
+        template = job["spec"]["template"]
+        for rank in range(job["spec"]["completions"]):
+            pod_name = f"{name}-{rank}-{next(self._uids)}"
+            indexed = job["spec"].get("completionMode") == "Indexed"
+            annotations = dict(template["metadata"]["annotations"])
+            if indexed:
+                annotations["batch.kubernetes.io/job-completion-index"] = str(rank)
+            state = (
+                {"running": {"startedAt": stamp(self.now)}} if running else {"waiting": {"reason": "ContainerCreating"}}
+            )
+            self.pods[pod_name] = {
+                "metadata": {
+                    "name": pod_name,
+                    "namespace": "research",
+                    "uid": f"uid-{next(self._uids)}",
+                    "creationTimestamp": stamp(self.now),
+                    "labels": dict(template["metadata"]["labels"]),
+                    "annotations": annotations,
+                    "ownerReferences": [
+                        {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+                    ],
+                },
+                "spec": copy.deepcopy(template["spec"]),
+                "status": {
+                    "phase": "Running" if running else "Pending",
+                    "conditions": [{"type": "PodScheduled", "status": "True"}],
+                    "containerStatuses": [{"name": "trainer", "state": state}],
+                },
+            }
+        job["status"] = {"active": job["spec"]["completions"], "startTime": stamp(self.now)}
+        return self.pods_of(job)
+
+    def pod(self, job: str, rank: int = 0) -> Json:
+        found = [
+            p
+            for p in self.pods_of(self.jobs[job])
+            if p["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index", "0") == str(rank)
+        ]
+        return found[-1]
+
+    def end_pod(
+        self, job: str, rank: int = 0, code: int = 0, *, reason: str = "", message: str = "", disruption: str = ""
+    ) -> None:
+        pod = self.pod(job, rank)
+        terminated = {
+            "exitCode": code,
+            "reason": reason or ("Completed" if code == 0 else "Error"),
+            "startedAt": stamp(self.now),
+            "finishedAt": stamp(self.now),
+            "message": message,
+        }
+        pod["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
+        pod["status"]["containerStatuses"] = [{"name": "trainer", "state": {"terminated": terminated}}]
+        if disruption:
+            self.disrupt(job, rank, disruption)
+
+    def disrupt(self, job: str, rank: int, reason: str) -> None:
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "message": f"{reason}: told to go",
+            "lastTransitionTime": stamp(self.now),
+        }
+        self.pod(job, rank)["status"]["conditions"].append(condition)
+
+    def end_job(self, name: str, kind: str = "Failed", reason: str = "BackoffLimitExceeded", message: str = "") -> None:
+        """`kind`: Complete, Failed or FailureTarget."""
+        condition = {
+            "type": kind,
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": stamp(self.now),
+        }
+        self.jobs[name]["status"].setdefault("conditions", []).append(condition)
+
+    def fail(self, name: str, code: int, *, rank: int = 0, message: str = "", **more: str) -> None:
+        """One rank ends with this code, the others are stopped, the Job has failed."""
+        self.end_pod(name, rank, code, message=message, **more)
+        self.wait(1)
+        for pod in self.pods_of(self.jobs[name]):
+            if pod["status"]["phase"] not in ("Succeeded", "Failed"):
+                other = int(pod["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index", "0"))
+                self.end_pod(name, other, 143)
+        self.end_job(name)
+
+    def succeed(self, name: str, termination: Termination | None = None) -> None:
+        for rank in reversed(range(self.jobs[name]["spec"]["completions"])):
+            message = termination.to_message() if termination is not None and rank == 0 else ""
+            self.end_pod(name, rank, 0, message=message)
+        self.end_job(name, "Complete", "CompletionsReached")
+
+    def report(self, job: str, number: int, **said: Any) -> None:
+        """Rank 0 tells the progress server."""
+        pod = self.pod(job, 0)
+        self.heartbeat = Heartbeat(number, pod["metadata"]["uid"], self.now, Report.model_validate(said))
+
+    # -- shorthands ----------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Json:
+        assert self.run is not None
+        found: Json = self.run.get("status", {})
+        return found
+
+    def condition(self, kind: str) -> Json:
+        return next(c for c in self.status["conditions"] if c["type"] == kind)
+
+    def told(self, kind: str) -> tuple[str, str]:
+        found = self.condition(kind)
+        return found["status"], found["reason"]
+
+    def event_reasons(self) -> list[str]:
+        return [event.reason for event in self.events]
+
+    def causes(self) -> list[str | None]:
+        return [entry.get("cause") for entry in self.status.get("attempts", [])]
+
+    def live_attempts(self) -> Iterator[str]:
+        for name, job in self.jobs.items():
+            over = {c["type"] for c in job["status"].get("conditions", [])} & {"Complete", "Failed"}
+            if "-a" in name and not over:
+                yield name
+
+    def start(self, *, running: bool = True) -> None:
+        """From nothing to attempt 1, running."""
+        self.settle()
+        name = next(n for n in self.jobs if n.endswith("-prepare"))
+        self.schedule(name)
+        self.settle()
+        self.succeed(name)
+        self.settle()
+        attempt = next(n for n in self.jobs if n.endswith("-a1"))
+        self.schedule(attempt, running=running)
+        self.settle()
+
+
+def check_status(status: Json) -> None:
+    """What the CRD would refuse is refused here too."""
+    from rewarm_api.status import RunStatus
+
+    RunStatus.model_validate(status)
