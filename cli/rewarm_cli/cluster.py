@@ -200,7 +200,8 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> Cluste
         )
     try:
         merged = config.kube_config.KubeConfigMerger(os.pathsep.join(known)).config.value
-        chosen = _context(merged.get("contexts") or [], context or merged.get("current-context") or "")
+        contexts = [getattr(item, "value", item) for item in merged.get("contexts") or []]
+        chosen = _context(contexts, context or merged.get("current-context") or "")
         client = config.new_client_from_config(os.pathsep.join(known), context=chosen["name"])
     except ManifestError:
         raise
@@ -209,7 +210,7 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> Cluste
         raise ManifestError(
             Problem("kubeconfig", f"{':'.join(known)}: {found}", "a kubeconfig with a current context", "mend it")
         ) from None
-    return Cluster(_tuned(client), (chosen.get("context") or {}).get("namespace") or "default")
+    return Cluster(_tuned(client), chosen["context"].get("namespace") or "default")
 
 
 def _context(contexts: list[dict[str, Any]], wanted: str) -> dict[str, Any]:

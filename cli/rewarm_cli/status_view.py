@@ -85,13 +85,8 @@ def _facts(run: Run, now: datetime) -> list[Fact]:
     facts: list[Fact] = [*_outcome(run), *_waiting(run), *_course(run, now)]
     status = run.status
     if status.replay is not None:
-        realized = status.replay.realized
-        facts.append(
-            (
-                "replay",
-                f"{status.replay.requested:.1%} asked, " + ("–" if realized is None else f"{realized:.1%} realised"),
-            )
-        )
+        realized = "" if status.replay.realized is None else f", {100 * status.replay.realized:.4g} % realised"
+        facts.append(("replay", f"{100 * status.replay.requested:.4g} % asked{realized}"))
     facts += [("gates" if index == 0 else "", line) for index, line in enumerate(_gates(run))]
     facts += _attempts(run, now)
     if status.checkpoint and status.checkpoint.committed_at:
@@ -123,7 +118,7 @@ def _course(run: Run, now: datetime) -> list[Fact]:
     progress, phase, facts = run.status.progress, run.status.phase, list[Fact]()
     if progress is not None and progress.target_tokens:
         facts.append(("progress", _bar(progress)))
-        facts.append(("", _speed(progress, running=not run.finished)))
+        facts.append(("", _speed(progress, running=run.truth("Running") == "True" and not run.finished)))
     if phase is not None and phase.activity and not run.finished:
         deadline = ""
         if phase.deadline:
@@ -132,7 +127,7 @@ def _course(run: Run, now: datetime) -> list[Fact]:
         name = f" (phase {phase.name})" if phase.name else ""
         facts.append(("doing", phase.activity + name + deadline))
     if run.status.learning_rate is not None:
-        facts.append(("rate", f"{run.status.learning_rate:.3g} (learning rate)"))
+        facts.append(("learning rate", f"{run.status.learning_rate:.3g}"))
     return facts
 
 
@@ -197,7 +192,7 @@ def _grid(facts: Sequence[Fact]) -> Table:
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=10)
+    grid.add_column(style="dim", no_wrap=True, min_width=13)
     grid.add_column(overflow="fold")
     for label, value in facts:
         grid.add_row(label, Text(value) if isinstance(value, str) else value)
@@ -212,7 +207,7 @@ def _sets(run: Run) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for column in ("set", "role"):
         table.add_column(column, overflow="fold")
-    for column in ("base", "final" if run.finished else "now", "change [95 %]"):
+    for column in ("base", "final" if run.succeeded else "last" if run.finished else "now", "change [95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for item in run.status.evaluation:
@@ -261,7 +256,7 @@ def _events(events: Sequence[RunEvent], now: datetime) -> Table:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True, min_width=10)
+    table.add_column(style="dim", no_wrap=True, min_width=13)
     table.add_column(overflow="fold")
     for index, event in enumerate(events):
         times = f" (×{event.count})" if event.count > 1 else ""

@@ -34,7 +34,7 @@ def waits_for(run: Run) -> str:
         return f"the operator, to see the newest change (generation {generation})"
     if run.suspended:
         done = run.truth("Suspended") == "True"
-        return "being resumed" if done else "the checkpoint of the attempt that is being suspended"
+        return "a resume: it is suspended" if done else "the checkpoint of the attempt that is being suspended"
     return _first_unmet(run)
 
 
@@ -81,7 +81,8 @@ def early_note(run: Run) -> str:
             f"Forgetting is judged from {format_tokens(end)} tokens on, the verdict comes at the end."
         )
     if any(item.role == "Retained" for item in worse):
-        return "not the verdict yet: forgetting usually shrinks while the learning rate falls."
+        falls = (run.spec.get("schedule") or {}).get("kind") != "Constant"
+        return "not the verdict yet: it is judged at the end" + (", when the learning rate is low." if falls else ".")
     return ""
 
 

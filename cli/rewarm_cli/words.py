@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-
 from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_cli import durations, status_view
 from rewarm_cli.client import Kubernetes, RewarmClient
@@ -36,7 +34,7 @@ class Where(NamedTuple):
 
     def command(self, word: str, run: Run) -> str:
         """The next command, to be copied from the screen."""
-        root = click.get_current_context().find_root().info_name or "rewarm"
+        root = "kubectl rewarm" if Path(sys.argv[0]).name.startswith("kubectl-rewarm") else "rewarm"
         options = f" -n {run.namespace}" if self.namespace else ""
         options += f" --context {self.context}" if self.context else ""
         options += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
@@ -127,7 +125,7 @@ def list_runs(where: Where, all_namespaces: bool, selector: str, output: Form) -
     runs = client.list(all_namespaces=all_namespaces, selector=selector)
     if output is Form.TABLE:
         if runs:
-            show(table("", _columns(all_namespaces), [_row(run, all_namespaces) for run in runs], words=8))
+            show(table("", _columns(all_namespaces), [_row(run, all_namespaces) for run in runs], words=9))
         else:
             place = "any namespace" if all_namespaces else f"namespace {_namespace(client)}"
             say(f"no runs in {place}" + ("" if all_namespaces else "; -A lists every namespace"))
@@ -341,7 +339,7 @@ def delete(where: Where, name: str, wait_until: bool, timeout: str | None, outpu
         client.wait_deleted(name, timeout=seconds)
     _answer(run, output, "deleted" if wait_until else "is being deleted")
     checkpoint = run.status.checkpoint
-    kept = checkpoint.uri if checkpoint and checkpoint.uri else (run.spec.get("checkpoints") or {}).get("uri")
+    kept = (run.spec.get("checkpoints") or {}).get("uri") or (checkpoint.uri if checkpoint else "")
     version = run.status.tracking.model_version if run.status.tracking else ""
     model = f"{run.registered_model} version {version}" if version else "registered models"
     say(f"its checkpoints ({kept or 'at the default place of the cluster'}) and {model} stay")

@@ -11,7 +11,10 @@ import pytest
 from rewarm_api.errors import DataError, DependencyError, DivergedError, MissingInputError, Preempted
 from rewarm_cli import version as version_command
 
-COMMANDS = ("validate", "plan", "run", "report", "checkpoints", "export", "compare", "version")
+CLUSTER = (
+    "submit", "status", "list", "logs", "events", "wait", "suspend", "resume", "promote", "rollback", "delete",
+)  # fmt: skip
+COMMANDS = ("validate", "plan", "run", "report", "checkpoints", "export", "compare", "version", *CLUSTER)
 
 
 def test_help_names_every_command_and_answers_in_half_a_second():
@@ -31,7 +34,8 @@ def test_help_imports_nothing_heavy():
         "from rewarm_cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'mlflow', 'yaml', 'matplotlib'} & set(sys.modules)))"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'rich', 'mlflow', 'yaml', 'matplotlib', 'kubernetes'}"
+        " & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"
@@ -109,3 +113,64 @@ def test_version_in_both_forms(rewarm):
     as_json = rewarm("version", "-o", "json")
     assert as_json.json["python"] == sys.version.split()[0]
     assert f"rewarm {as_json.json['rewarm']}" in rewarm("version").out
+
+
+def test_the_plugin_speaks_as_kubectl_rewarm_and_leaves_this_machine_alone():
+    script = "import sys; from rewarm_cli.main import kubectl_plugin; sys.argv = ['kubectl-rewarm', *sys.argv[1:]]\n"
+    script += "kubectl_plugin()"
+    finished = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith("Usage: kubectl rewarm ")
+    shown = {
+        line.split()[0] for line in finished.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ")
+    }
+    assert {*CLUSTER, "validate", "plan", "version"} <= shown
+    assert not {"run", "report", "checkpoints", "export", "compare"} & shown
+
+
+def test_without_the_kubernetes_client_the_message_says_what_to_install(rewarm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    result = rewarm("list")
+    assert (result.code, result.out) == (64, "")
+    assert "pip install 'rewarm[cluster]'" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_without_a_kubeconfig_it_is_66(rewarm, monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    result = rewarm("list")
+    assert result.code == 66
+    assert str(tmp_path / "none") in result.err
+    assert "--kubeconfig" in result.err
+
+
+@pytest.mark.parametrize("text", ["", "{", "a: [1", "[1, 2]", "apiVersion: v1\nkind: Config\n"])
+def test_a_kubeconfig_that_is_none_is_64_in_one_line(rewarm, monkeypatch, tmp_path, text):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    result = rewarm("list")
+    assert (result.code, len(result.err.splitlines())) == (64, 1), result.err
+
+
+def test_an_unknown_context_names_those_that_there_are(rewarm, tmp_path):
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: lab\n"
+        "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: u, user: {}}]\n"
+        "contexts: [{name: lab, context: {cluster: c, user: u}}, {name: prod, context: {cluster: c, user: u}}]\n"
+    )
+    result = rewarm("list", "--kubeconfig", path, "--context", "prid")
+    assert result.code == 64
+    assert "lab, prod" in result.err
+    assert "did you mean prod?" in result.err
+    nobody = rewarm("list", "--kubeconfig", path)
+    assert nobody.code == 75
+    assert "https://127.0.0.1:1: connection refused" in nobody.err
+
+
+def test_an_invalid_manifest_is_refused_before_any_cluster_is_asked(rewarm, monkeypatch, manifest, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    result = rewarm("submit", manifest(budget={"tokens": -5}))
+    assert result.code == 64
+    assert "spec.budget.tokens" in result.err
+    assert "spec.baseModel" in result.err
