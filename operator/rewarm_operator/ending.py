@@ -7,12 +7,10 @@ is no attempt without a cause, and an end is counted once wherever the operator 
 from __future__ import annotations
 
 from rewarm_operator import attempts, finishing, moments, pods, reports, starting
-from rewarm_operator.actions import DeleteJob
 from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
 SHOWN_ATTEMPTS = 10
-KEPT_JOBS = 3
 
 
 def record(visit: Visit, number: int, end: attempts.End) -> None:
@@ -60,7 +58,7 @@ def go_on(visit: Visit, number: int, *, may_start: bool) -> None:
     """After an end that was not the last: the next attempt, as soon as it is due."""
     entry = reports.attempt(visit.status, number) or {}
     cause, ended = str(entry.get("cause") or ""), moments.parse(entry.get("endTime"))
-    _fold_last_words(visit, number)
+    fold_last_words(visit, number)
     visit.status["summary"] = "Starting" if cause == "Suspended" else "Retrying"
     if cause in attempts.WAITS_FOR_INPUT:
         missing = visit.stored_condition("Running")
@@ -76,33 +74,14 @@ def go_on(visit: Visit, number: int, *, may_start: bool) -> None:
         starting.post(visit, number + 1)
 
 
-def clean(visit: Visit, live: int | None) -> None:
-    """Delete the Jobs of ended attempts that still hold pods, and all but the newest 3 of the others."""
-    numbers = sorted({*visit.attempt_jobs, *(() if live is None else (live,))}, reverse=True)
-    kept = set(numbers[:KEPT_JOBS])
-    for number, job in visit.attempt_jobs.items():
-        if number == live or "deletionTimestamp" in job["metadata"]:
-            continue
-        if number not in kept or not attempts.is_over(job):
-            visit.after.insert(0, DeleteJob(str(job["metadata"]["name"]), str(job["metadata"]["uid"])))
-
-
 def _tell_end(visit: Visit, number: int, end: attempts.End) -> None:
     ordinary = end.cause in ("Suspended",)
     visit.emit("Normal" if ordinary else "Warning", end.cause, f"attempt {number} ended: {end.message}")
 
 
-def _pods_of(visit: Visit, number: int) -> list[Object]:
-    """By label: their Job may be gone."""
-    label = str(number)
-    return [
-        pod for pod in visit.observed.pods if (pod["metadata"].get("labels") or {}).get("rewarm.dev/attempt") == label
-    ]
-
-
-def _fold_last_words(visit: Visit, number: int) -> None:
+def fold_last_words(visit: Visit, number: int) -> None:
     """A suspended trainer commits after its Job is deleted: what rank 0 says last still counts."""
-    for pod in _pods_of(visit, number):
+    for pod in pods.of_attempt(number, visit.observed.pods):
         ended = pods.ended(pod) if pods.index(pod) == 0 else None
         said = None if ended is None else ended.termination
         if said is not None and said.report is not None:
@@ -113,6 +92,8 @@ def _fold_last_words(visit: Visit, number: int) -> None:
 def _seconds_until_gone(visit: Visit, number: int) -> float:
     """How long to wait for pods that are still committing; 0 when all have ended, or are lost."""
     margin = visit.settings.stuck_margin_seconds
-    lost = [pods.lost_at(pod, margin) for pod in _pods_of(visit, number) if not pods.is_terminal(pod)]
+    lost = [
+        pods.lost_at(pod, margin) for pod in pods.of_attempt(number, visit.observed.pods) if not pods.is_terminal(pod)
+    ]
     waits = [float(margin) if at is None else moments.seconds_between(visit.now, at) for at in lost]
     return max(waits, default=0.0)

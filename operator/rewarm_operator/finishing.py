@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rewarm_operator import attempts, conditions, moments, promotion, tracking
-from rewarm_operator.actions import Decision, DeleteJob
+from rewarm_operator import cleaning, conditions, promotion, tracking
+from rewarm_operator.actions import Decision
 from rewarm_operator.visit import Visit
 
 _GATE_REASONS = {"Pass": "GatesPassed", "Fail": "GatesFailed", "Inconclusive": "GatesInconclusive"}
@@ -48,9 +48,9 @@ def after_the_end(visit: Visit) -> Decision:
         _register(visit)
     elif wants_promotion:
         promotion.follow(visit)
-    _clean(visit)
+    cleaning.clean_finished(visit)
     if is_registered and not wants_promotion and visit.stored.get("observedGeneration") == visit.generation:
-        return Decision(tuple(visit.after), visit.look_again)
+        return Decision(visit.objects_only(), visit.look_again)
     visit.keep_health()
     return visit.decision()
 
@@ -126,18 +126,3 @@ def _tell_registered(visit: Visit, alias: str) -> None:
     visit.say("Registered", "True", "Registered", f"{model} version {version}")
     if alias:
         promotion.record(visit, alias, version, "the gates passed")
-
-
-def _clean(visit: Visit) -> None:
-    """Jobs that still hold pods go now; the others when their time to live is over."""
-    succeeded = conditions.find(visit.stored, "Succeeded")
-    ended = moments.parse(succeeded.get("lastTransitionTime")) or visit.now
-    lifetime = visit.spec.get("ttlSecondsAfterFinished")
-    wait = None if lifetime is None else attempts.due_after(ended, float(lifetime), visit.now)
-    for job in visit.observed.jobs:
-        if "deletionTimestamp" in job["metadata"]:
-            continue
-        if wait == 0 or not attempts.is_over(job):
-            visit.after.append(DeleteJob(str(job["metadata"]["name"]), str(job["metadata"]["uid"])))
-        else:
-            visit.wake(wait)

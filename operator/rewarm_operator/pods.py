@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rewarm_api.reported import Termination, one_line
 from rewarm_operator import moments
-from rewarm_operator.names import CONTAINER, INDEX_ANNOTATION
+from rewarm_operator.names import ATTEMPT_LABEL, CONTAINER, INDEX_ANNOTATION
 from rewarm_operator.observed import Object
 
 TERMINAL_PHASES = ("Succeeded", "Failed")
@@ -51,6 +51,12 @@ def owned_by(job: Object, pods: Iterable[Object]) -> tuple[Object, ...]:
     mine.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     newest = {index(pod): pod for pod in mine}
     return tuple(newest[rank] for rank in sorted(newest))
+
+
+def of_attempt(number: int, pods: Iterable[Object]) -> list[Object]:
+    """The pods that carry an attempt's number, in order of rank, also when their Job is gone."""
+    mine = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(ATTEMPT_LABEL) == str(number)]
+    return sorted(mine, key=index)
 
 
 def _container(pod: Object) -> Mapping[str, Any]:

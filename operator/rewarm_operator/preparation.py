@@ -10,8 +10,7 @@ import json
 from typing import Any
 
 from rewarm_api.reported import Termination
-from rewarm_operator import attempts, ending, finishing, kueue, names, objects, pods, starting, waits
-from rewarm_operator.actions import DeleteJob
+from rewarm_operator import attempts, cleaning, ending, finishing, kueue, names, objects, pods, starting, waits
 from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
@@ -32,7 +31,8 @@ def advance(visit: Visit, *, may_start: bool) -> bool:
     if visit.is_suspended:
         visit.say("DataReady", "False", "Suspended", "preparation goes on when the run does")
         waits.tell_suspended(visit)
-        _drop(visit, job)
+        if job is not None:
+            cleaning.delete(visit, job)
     elif job is None:
         _tell_preparing(visit, None)
         if may_start:
@@ -75,7 +75,7 @@ def _retry(visit: Visit, job: Object, end: attempts.End, *, may_start: bool) -> 
     if wait > 0:
         visit.wake(wait)
     elif may_start:
-        _drop(visit, job)
+        cleaning.delete(visit, job)
         _post(visit, tries=tries)
 
 
@@ -83,11 +83,6 @@ def _post(visit: Visit, *, tries: int) -> None:
     counts = visit.counts
     spent = {"failures": counts.get("failures", 0), "disruptions": counts.get("disruptions", 0), "tries": tries}
     visit.create(objects.prepare_job(starting.pod_facts(visit, 0), spent))
-
-
-def _drop(visit: Visit, job: Object | None) -> None:
-    if job is not None and "deletionTimestamp" not in job["metadata"]:
-        visit.after.append(DeleteJob(str(job["metadata"]["name"]), str(job["metadata"]["uid"])))
 
 
 def _spent(job: Object) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rewarm_operator import attempts, ending, finishing, kueue, moments, names, pods, reports, starting, waits
+from rewarm_operator import attempts, cleaning, ending, finishing, kueue, moments, names, pods, reports, starting, waits
 from rewarm_operator.observed import Heartbeat, Object
 from rewarm_operator.pod_objects import authority_digest
 from rewarm_operator.visit import Visit
@@ -30,7 +30,7 @@ def advance(visit: Visit, *, may_start: bool) -> None:
         _between(visit, number, may_start=may_start)
     still_open = not (reports.attempt(visit.status, number) or {}).get("cause")
     posted = int(visit.counts["attempts"])
-    ending.clean(visit, number if still_open else posted if posted != number else None)
+    cleaning.clean(visit, number if still_open else posted if posted != number else None)
 
 
 def _first_post(visit: Visit, number: int, *, may_start: bool) -> None:
@@ -42,7 +42,7 @@ def _first_post(visit: Visit, number: int, *, may_start: bool) -> None:
 
 def _between(visit: Visit, number: int, *, may_start: bool) -> None:
     if visit.is_suspended:
-        ending._fold_last_words(visit, number)
+        ending.fold_last_words(visit, number)
         waits.tell_suspended(visit)
     else:
         ending.go_on(visit, number, may_start=may_start)
@@ -69,7 +69,7 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
     """How the attempt ended; None while it goes on."""
     is_judged = visit.is_true("Evaluated")
     if job is None or "deletionTimestamp" in job["metadata"]:
-        members = () if job is None else pods.owned_by(job, visit.observed.pods)
+        members = pods.of_attempt(number, visit.observed.pods)
         return attempts.vanished(members, visit.now, finished_by_record=is_judged)
     judged = attempts.judge(
         job,

@@ -39,6 +39,7 @@ class Visit:
         self.stored: Json = dict(self.run.get("status") or {})
         self.status: Json = copy.deepcopy(self.stored)
         self.said: dict[str, conditions.Fact] = {}
+        self.deletes: list[Action] = []
         self.after: list[Action] = []
         self.events: list[Emit] = []
         self.look_again: float | None = None
@@ -181,12 +182,16 @@ class Visit:
         self.status["observedGeneration"] = self.generation
         changes = changes_of(self.stored, self.status)
         if self.waits_for_job or not changes:
-            return Decision(tuple(self.after), self.look_again)
+            return Decision(self.objects_only(), self.look_again)
         if is_quiet(changes, self.stored, self.status) and (wait := self._throttled()) > 0:
             self.wake(wait)
-            return Decision(tuple(self.after), self.look_again)
+            return Decision(self.objects_only(), self.look_again)
         patch = PatchStatus(changes, str(self.run["metadata"].get("resourceVersion", "")))
-        return Decision((patch, *self.after, *self.events), self.look_again)
+        return Decision((patch, *self.deletes, *self.after, *self.events), self.look_again)
+
+    def objects_only(self) -> tuple[Action, ...]:
+        """What is to be done beside the status: Jobs go before others come."""
+        return (*self.deletes, *self.after)
 
     def _count_training(self) -> None:
         """When the pods stop running, the time that they ran is added up: attempts may be many, or wait for days."""

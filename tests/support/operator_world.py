@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -114,14 +114,16 @@ class World:
 
     def observed(self) -> Observed:
         assert self.run is not None
+        objects = (self.run, self.config_map, self.service, *map(list, self._lists()))
+        run, config_map, service, jobs, pods, workloads = json.loads(json.dumps(objects))
         return Observed(
-            run=copy.deepcopy(self.run),
+            run=run,
             now=self.now,
-            config_map=copy.deepcopy(self.config_map),
-            service=copy.deepcopy(self.service),
-            jobs=tuple(copy.deepcopy(list(self.jobs.values()))),
-            pods=tuple(copy.deepcopy(list(self.pods.values()))),
-            workloads=tuple(copy.deepcopy(list(self.workloads.values()))),
+            config_map=config_map,
+            service=service,
+            jobs=tuple(jobs),
+            pods=tuple(pods),
+            workloads=tuple(workloads),
             kueue_installed=self.kueue_installed,
             collisions=tuple(self.collisions),
             heartbeat=self.heartbeat,
@@ -129,6 +131,10 @@ class World:
             leading_since=self.leading_since,
             last_status_patch=self.last_status_patch,
         )
+
+    def _lists(self) -> Iterator[Iterable[Json]]:
+        for named in (self.jobs, self.pods, self.workloads):
+            yield named.values()
 
     def decide(self) -> a.Decision:
         return decide(self.observed(), self.settings)
@@ -397,10 +403,10 @@ class World:
     def causes(self) -> list[str | None]:
         return [entry.get("cause") for entry in self.status.get("attempts", [])]
 
-    def live_attempts(self) -> Iterator[str]:
+    def live_jobs(self) -> Iterator[str]:
+        """Jobs without a final word."""
         for name, job in self.jobs.items():
-            over = {c["type"] for c in job["status"].get("conditions", [])} & {"Complete", "Failed"}
-            if "-a" in name and not over:
+            if not {c["type"] for c in job["status"].get("conditions", [])} & {"Complete", "Failed"}:
                 yield name
 
     def start(self, *, running: bool = True) -> None:
