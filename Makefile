@@ -8,7 +8,7 @@ BIN := .venv/bin
 # A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup quickstart test test-fast lint format crds requirements clean
+.PHONY: dashboards help setup quickstart test test-fast lint format crds requirements clean
 .PHONY: cluster-tools cluster-up cluster-images cluster-down test-cluster
 
 help: ## list the targets
@@ -38,6 +38,10 @@ format: setup ## let ruff put the code in order
 
 crds: setup ## write crds/ again from the models in api/
 	$(BIN)/python -m rewarm_api.crd > crds/continualruns.yaml
+	cp crds/continualruns.yaml charts/rewarm/files/continualruns.yaml
+
+dashboards: setup ## write charts/rewarm/dashboards/ again from dashboards/
+	PYTHONPATH=dashboards $(BIN)/python -m rewarm_dashboards charts/rewarm/dashboards
 
 # A package index or a folder of wheels of this machine must never be written down: no header, no find-links.
 COMPILE := env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL $(BIN)/uv pip compile -q --universal --generate-hashes \

@@ -1,0 +1,1 @@
+"""Grafana dashboards of Rewarm, built with Grafana's own typed SDK. Decides queries and layout; reads no data."""
