@@ -9,7 +9,6 @@ Objects stay plain JSON: typed models would cost more processor time per run tha
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 import time
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import hdrs
+from pydantic_core import from_json, to_json
 from yarl import URL
 
 from rewarm_operator.resources import LEASE, TOKEN_REVIEW, Resource
@@ -252,7 +252,7 @@ class HttpCluster:
                     *lines, rest = bytes(buffer).split(b"\n")
                     buffer = bytearray(rest)
                     for line in lines:
-                        event = json.loads(line)
+                        event = from_json(line)
                         if event["type"] == "ERROR":
                             raise _status_error(event["object"])
                         yield event["type"], event["object"]
@@ -277,7 +277,7 @@ class HttpCluster:
     ) -> Json:
         data = None
         if body is not None:
-            data = json.dumps(body, separators=(",", ":")).encode()
+            data = to_json(body)
             headers = {hdrs.CONTENT_TYPE: content_type, **(headers or {})}
         url = self._url(path, query)
         for last in (False, True):
@@ -286,7 +286,7 @@ class HttpCluster:
             async with self._answer(verb, method, resource, url, data, headers) as response:
                 text = await response.read()
                 if response.status < 300:
-                    answer: Json = json.loads(text)
+                    answer: Json = from_json(text)
                     return answer
                 if response.status != 401 or last:
                     raise _refusal(response, text)
@@ -342,7 +342,7 @@ async def pages(
 def _refusal(response: aiohttp.ClientResponse, text: bytes) -> ApiError:
     retry_after = _seconds(response.headers.get(hdrs.RETRY_AFTER))
     try:
-        answer = json.loads(text)
+        answer = from_json(text)
     except ValueError:
         answer = {"message": text[:200].decode(errors="replace")}
     error = _status_error({"code": response.status, **(answer if isinstance(answer, dict) else {})})

@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ class RunWatch:
     ) -> None:
         self._access, self._namespaces, self._watch_seconds = access, tuple(namespaces), watch_seconds
         self._tell = tell
+        self._heard: deque[tuple[str | None, Json]] = deque()
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
@@ -133,6 +135,11 @@ class RunWatch:
             stop_flag=self._stop,
         )
 
+    def _hand_over(self) -> None:
+        """In the loop that made this: everything heard since the last time. One wake-up serves many events."""
+        while self._heard:
+            self._tell(*self._heard.popleft())
+
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
@@ -141,7 +148,9 @@ class RunWatch:
             return kopf.AiohttpSession(aiohttp_session=self._access.session(0), server=self._access.server)
 
         async def told(event: Mapping[str, Any], **_: Any) -> None:
-            self._loop.call_soon_threadsafe(self._tell, event["type"], event["object"])
+            self._heard.append((event["type"], event["object"]))
+            if len(self._heard) == 1:
+                self._loop.call_soon_threadsafe(self._hand_over)
 
         kopf.on.login(registry=registry)(login)
         kopf.on.event("rewarm.dev", "v1alpha1", "continualruns", registry=registry)(told)

@@ -229,6 +229,8 @@ def log_to_stderr(level: str) -> None:
     # kopf tells of every request that it tries again; what matters of it is in our own lines.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # It misses the signals, which are ours to handle.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 async def serve(configuration: Configuration) -> None:

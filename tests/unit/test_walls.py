@@ -46,11 +46,19 @@ def test_the_api_stands_on_pydantic_alone():
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("boto3", "storage.py"), ("mlflow", "tracking.py"), ("prometheus_client", "exporter.py")]
+    ("package", "owners"),
+    [
+        ("boto3", {"trainer/storage.py"}),
+        ("mlflow", {"trainer/tracking.py", "operator/registry.py"}),
+        ("prometheus_client", {"trainer/exporter.py", "operator/metrics.py"}),
+        ("kubernetes", {"operator/cluster.py", "cli/cluster.py"}),
+        ("kopf", {"operator/handlers.py"}),
+    ],
 )
-def test_one_module_talks_to_each_service(package, owner):
-    users = {path.name for folder in ("api", "trainer", "cli") for path in modules(folder) if package in imported(path)}
-    assert users == {owner}
+def test_one_module_talks_to_each_service(package, owners):
+    folders = ("api", "trainer", "operator", "cli")
+    users = {f"{each}/{path.name}" for each in folders for path in modules(each) if package in imported(path)}
+    assert users == owners
 
 
 @pytest.mark.parametrize("package", ["rewarm_api", "rewarm_trainer", "rewarm_trainer.corpus", "rewarm_cli"])
