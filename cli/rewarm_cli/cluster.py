@@ -171,7 +171,7 @@ class Cluster:
                 raise cluster_errors.refused(
                     response.status,
                     response.data,
-                    cluster_errors.Asked(method, resource, namespace, name, subresource, self.address),
+                    cluster_errors.Asked(method, resource, namespace, name, subresource, self.address, body),
                 )
         except HTTPError as error:
             raise cluster_errors.unreachable(self.address, error) from None

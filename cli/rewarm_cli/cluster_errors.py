@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewarm_api.errors import DependencyError, ManifestError, MissingInputError, Problem, RewarmError
+from rewarm_api.messages import found_text
 
 if TYPE_CHECKING:
     from rewarm_cli.cluster import Resource
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 INSTALL = "helm install rewarm charts/rewarm -n rewarm --create-namespace"
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _UNKNOWN = re.compile(r'(?:unknown|duplicate) field "([^"]+)"')
-_INVALID = re.compile(r"^(?:Invalid value|Unsupported value|Too long|Too many|Too few|Duplicate value)\b")
+_NOT_CHECKED = "some validation rules were not checked"
 _MISSING = re.compile(r'(?P<plural>[a-z.]+) "(?P<name>[^"]+)" not found')
 
 
@@ -33,6 +34,7 @@ class Asked(NamedTuple):
     name: str
     subresource: str
     address: str
+    body: Mapping[str, Any] | None = None
 
     @property
     def verb(self) -> str:
@@ -168,24 +170,18 @@ def _problems(answer: dict[str, Any], message: str, asked: Asked) -> Iterator[Pr
         found = "the same field twice" if again else f"the unknown field {field.rpartition('.')[2]}"
         yield Problem(field, found, "a field of the installed version of Rewarm", f"correct or remove {field}")
     causes = (answer.get("details") or {}).get("causes") or []
-    told = {cause.get("field") for cause in causes if cause.get("reason") != "FieldValueInvalid" or _says(cause)}
-    for cause in causes:
-        # With a schema error the server adds that its rules were not checked: no news for people.
-        if "some validation rules were not checked" in cause.get("message", "") and len(told) > 1:
-            continue
-        yield _cause(cause)
+    # With an error of the schema the server adds that its rules were not checked: no news for people.
+    told = [cause for cause in causes if _NOT_CHECKED not in str(cause.get("message"))]
+    for cause in told or causes:
+        yield _cause(cause, asked.body)
     if not unknown and not causes:
         yield Problem(_named(asked), message, "what the API server accepts", "mend it")
 
 
-def _says(cause: dict[str, Any]) -> bool:
-    return "some validation rules were not checked" not in str(cause.get("message"))
-
-
-def _cause(cause: dict[str, Any]) -> Problem:
-    field = str(cause.get("field") or "").removeprefix("<nil>")
+def _cause(cause: dict[str, Any], body: Mapping[str, Any] | None) -> Problem:
     message = " ".join(str(cause.get("message") or "").split())
-    immutable = re.match(r"(?:Forbidden: )?(\S+ (?:is immutable|may change only)[^;]*); (.*)", message)
+    field = str(cause.get("field") or "").removeprefix("<nil>")
+    immutable = re.match(r"(?:Forbidden: )?\S+ (?:is immutable|may change only)", message)
     if cause.get("reason") == "FieldValueForbidden" or immutable:
         what, _, fix = message.removeprefix("Forbidden: ").partition("; ")
         expected = "the value that the run was started with"
@@ -194,31 +190,48 @@ def _cause(cause: dict[str, Any]) -> Problem:
         return Problem(field, f"a change ({what})", expected, _immutable_fix(fix, what))
     if message.startswith("Required value"):
         return Problem(field, "nothing", message.partition(": ")[2] or "a value", f"add {field.rpartition('.')[2]}")
-    if cause.get("reason") == "FieldValueNotSupported" or message.startswith("Unsupported value"):
-        value = re.match(r"Unsupported value: (.*?): supported values: (.*)", message)
-        if value:
-            options = value.group(2).replace('"', "")
-            return Problem(field, value.group(1).strip('"'), "one of " + options, "use one of these")
-    value = re.match(r"(?:Invalid value|Duplicate value|Too \w+): (.*)", message)
-    if not value:
-        return Problem(field, message, "what the API server accepts", "mend this field")
-    found, expected = _value_and_words(value.group(1))
-    return Problem(field, found, expected, f"change {field.rpartition('.')[2] or 'it'}")
+    options = re.match(r"Unsupported value: (.*?): supported values: (.*)", message)
+    if options:
+        return Problem(field, options[1].strip('"'), "one of " + options[2].replace('"', ""), "use one of these")
+    if message.startswith("Duplicate value"):
+        return Problem(field, message.partition(": ")[2], "each name once", "rename or remove it")
+    found, words = _value_and_words(re.sub(r"^(Invalid value|Too \w+): ", "", message))
+    path = re.match(r"(metadata\.\w+) must be", words)
+    if path and not field:
+        # A rule of the root, where the API server names no field.
+        field = path[1]
+    expected, _, fix = words.partition("; ")
+    found = _standing(body, field) or found or "what stands there"
+    if " are longer than the plan" in expected:
+        found, expected = expected, "segments within the plan"
+    expected = re.sub(r"^([\w.]+ )?must be (?=an? )", "", expected)
+    return Problem(field, found, expected, fix or f"change {field.rpartition('.')[2] or 'it'}")
+
+
+def _value_and_words(text: str) -> tuple[str, str]:
+    """`"64": spec.x in body should be less than 1` -> (64, less than 1); the value may be missing, or only its type."""
+    match = re.match(r'("(?:[^"\\]|\\.)*"|[^\s:]+): (.*)', text)
+    value, words = (match[1], match[2]) if match else ("", text)
+    words = re.sub(r"^\S+ in body ", "", words).removeprefix("expected ")
+    words = re.sub(r"^(should|must) (be|have) (?=greater|less|at least|at most|of type)", "", words)
+    words = re.sub(r'(of type \w+): "\w+"$', r"a value \1", words)
+    return "" if value.strip('"') in ("object", "array", "string", "null") else value.strip('"'), words
+
+
+def _standing(body: Mapping[str, Any] | None, field: str) -> str:
+    """What the request has at that field; empty when it has nothing there."""
+    place: Any = body
+    for step in re.findall(r"[^.\[\]]+", field):
+        if isinstance(place, list) and step.isdigit() and int(step) < len(place):
+            place = place[int(step)]
+        elif isinstance(place, dict) and step in place:
+            place = place[step]
+        else:
+            return ""
+    return found_text(place) if field else ""
 
 
 def _immutable_fix(fix: str, what: str) -> str:
     if "suspended" in what:
         return "run `rewarm suspend` first"
     return "submit it under another name (--name)" if "new run" in fix or not fix else fix
-
-
-def _value_and_words(text: str) -> tuple[str, str]:
-    """`"64": spec.x must be ...` -> (64, spec.x must be ...); whole objects are not shown."""
-    match = re.match(r'("(?:[^"\\]|\\.)*"|\S+?)(?:: (.*))?$', text)
-    if not match:
-        return text, "what the API server accepts"
-    value = match.group(1)
-    words = re.sub(r"^in body |^\S+ in body ", "", match.group(2) or "each value once")
-    if value in ('"object"', '"array"', "object", "array"):
-        value = "what stands there"
-    return value.strip('"') or '""', words.removeprefix("expected ")

@@ -110,7 +110,7 @@ def test_rules_of_the_schema_and_of_cel():
         ("", "FieldValueInvalid", "Invalid value: null: some validation rules were not checked because the object was "
          "invalid; correct the existing errors to complete validation"),
     )  # fmt: skip
-    assert found["spec.replay.ratio"][:2] == ("1.2", "should be less than 1")
+    assert found["spec.replay.ratio"][:2] == ("1.2", "less than 1")
     assert found["spec.training.precision"][:2] == ("bf16", "one of BF16, FP32")
     assert found["spec.budget"] == ("nothing", "a value", "add budget")
     assert found["spec.corpus.sources[0].uri"][1].startswith("s3:// | claim://NAME/path")
