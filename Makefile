@@ -49,6 +49,9 @@ COMPILE := env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL $(BIN)/uv pip compile -q -
 requirements: setup ## pin the exact set again after a change of dependencies (needs the package index)
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras pyproject.toml -o requirements/all.txt
+	$(COMPILE) -c requirements/all.txt requirements/build.in -o requirements/build.txt
+	$(COMPILE) -c requirements/all.txt --extra operator pyproject.toml -o requirements/operator.txt
+	$(COMPILE) -c requirements/all.txt --extra trainer pyproject.toml -o requirements/trainer.txt
 
 # A real Kubernetes on this machine, from Go modules (about 5 minutes the first time) and Debian's packages; needs Go and,
 # for all but its API server, root. tools/cluster/README.md. What is built is kept in $REWARM_TOOLS (~/.cache/rewarm/cluster-tools).

@@ -107,6 +107,8 @@ class Builder:
 
     def _bud(self, target: str) -> None:
         command = ["bud", "--layers", "--isolation", "chroot", "--pull-never", "--build-arg", f"BASE={BASE}"]
+        # This base has no package lists to install a compiler from, and runs without GPUs need none.
+        command += ["--build-arg", "COMPILER="]
         # The machine's certificates and package index are lent to the build, and are no part of the image.
         settings = self.folder / "pip.conf"
         settings.write_text(_pip_settings())
