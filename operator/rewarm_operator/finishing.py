@@ -34,7 +34,7 @@ def fail(visit: Visit, reason: str, message: str) -> None:
     """No verdict, and no further attempt."""
     visit.say("Succeeded", "False", reason, message)
     visit.say("Running", "False", "Finished", "")
-    visit.say("Stalled", "False", "Finished", "")
+    visit.said.pop("Stalled", None)
     visit.status["summary"] = "Failed"
     visit.emit("Warning", "Failed", f"{reason}: {message}")
     _tell_unregistered(visit)

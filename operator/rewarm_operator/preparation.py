@@ -48,7 +48,8 @@ def _watch(visit: Visit, job: Object, *, may_start: bool) -> None:
     end = judged.end
     if end is None:
         _tell_preparing(visit, job)
-        waits.tell_waiting(visit, pods.owned_by(job, visit.observed.pods))
+        if not (job.get("spec") or {}).get("suspend"):
+            waits.tell_waiting(visit, pods.owned_by(job, visit.observed.pods), job)
     elif end.cause == "Completed":
         _tell_preparing(visit, job)
         visit.wake(attempts.SETTLE_SECONDS)
@@ -69,7 +70,7 @@ def _retry(visit: Visit, job: Object, end: attempts.End, *, may_start: bool) -> 
         finishing.fail(visit, end.cause, f"preparation: {end.message}{over}")
         return
     if end.cause in attempts.WAITS_FOR_INPUT:
-        visit.say("Stalled", "True", end.cause, f"preparation waits: {end.message}")
+        visit.say("Stalled", "True", end.cause, end.message)
     tries = spent.get("tries", 0) + 1
     wait = attempts.due_after(end.at, attempts.backoff(end.cause, tries, visit.uid), visit.now)
     if wait > 0:
@@ -98,8 +99,11 @@ def _tell_preparing(visit: Visit, job: Object | None) -> None:
     admitted = kueue.tell_admission(visit, job)
     if not admitted:
         visit.status["summary"] = "Queued"
-    if visit.stored_condition("DataReady").get("reason") in attempts.WAITS_FOR_INPUT:
-        return  # What was missing stays in sight while it is looked for again.
+    known = visit.stored_condition("DataReady")
+    if known.get("reason") in attempts.WAITS_FOR_INPUT:
+        # What was missing stays in sight while it is looked for again.
+        visit.say("Stalled", "True", str(known["reason"]), str(known.get("message") or ""))
+        return
     visit.say("DataReady", "False", "Preparing", "text is being turned into shards, and pinned")
 
 

@@ -50,10 +50,10 @@ def _between(visit: Visit, number: int, *, may_start: bool) -> None:
 
 def _watch(visit: Visit, number: int, job: Object | None, *, may_start: bool) -> None:
     """An attempt without a recorded end: it runs, or it has ended just now."""
-    _fold_heartbeat(visit, number, job)
     if job is not None and reports.attempt(visit.stored, number) is None:
         ending.open_entry(visit, number, job)
         visit.emit("Normal", "AttemptStarted", f"attempt {number}: Job {job['metadata']['name']}")
+    _fold_heartbeat(visit, number, job)
     end = _end(visit, number, job)
     if end is not None:
         ending.record(visit, number, end)
@@ -81,10 +81,10 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
     visit.wake(judged.look_again)
     if judged.end is not None:
         return judged.end
+    if attempts.has_verdict(job):
+        return None
     if visit.is_suspended:
         return attempts.End("Suspended", "spec.suspend is true", visit.now)
-    if judged.look_again is not None and attempts.has_verdict(job):
-        return None
     return _out_of_time(visit) or _hang(visit, number, job, is_judged=is_judged)
 
 
@@ -165,17 +165,22 @@ def _tell_running(visit: Visit, number: int, job: Object) -> None:
     admitted = kueue.tell_admission(visit, job)
     nodes = int((job.get("spec") or {}).get("completions") or 1)
     starts = [pods.running_since(pod) for pod in members]
-    if len(members) == nodes and all(starts):
+    is_held = bool((job.get("spec") or {}).get("suspend"))
+    if len(members) == nodes and all(starts) and not is_held:
         visit.say("Running", "True", "Training", f"attempt {number} on {nodes} node{'s' if nodes > 1 else ''}")
         visit.status["summary"] = _activity(visit)
         return
     ended = [pod for pod in members if pods.is_terminal(pod)]
-    if ended and visit.stored_condition("Running").get("status") == "True":
+    was_running = visit.stored_condition("Running").get("status") == "True"
+    if was_running and is_held:
+        visit.emit("Warning", "Preempted", f"attempt {number}: Kueue has taken its machines back, and it queues again")
+    elif was_running and ended:
         return  # Some ranks have ended and the Job has not said so yet: the next visit tells.
     visit.status.pop("phase", None)
     visit.status["summary"] = "Starting" if admitted else "Queued"
     visit.say("Running", "False", "Starting" if admitted else "Queued", f"attempt {number}")
-    waits.tell_waiting(visit, members)
+    if not is_held:
+        waits.tell_waiting(visit, members, job)
 
 
 def _activity(visit: Visit) -> str:

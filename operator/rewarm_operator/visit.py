@@ -13,6 +13,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from rewarm_api.run import Compute, Retries
 from rewarm_operator import conditions, moments, names, pods, snapshots
 from rewarm_operator.actions import Action, Create, Decision, Emit, PatchStatus
@@ -54,7 +56,7 @@ class Visit:
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.run["spec"]
+        found: Mapping[str, Any] = self.run.get("spec") or {}
         return found
 
     @property
@@ -63,11 +65,19 @@ class Visit:
 
     @cached_property
     def compute(self) -> Compute:
-        return Compute.model_validate(self.spec.get("compute") or {})
+        """As the spec has it; the defaults while it is invalid (then nothing is posted)."""
+        try:
+            return Compute.model_validate(self.spec.get("compute") or {})
+        except ValidationError:
+            return Compute()
 
     @cached_property
     def retries(self) -> Retries:
-        return Retries.model_validate(self.spec.get("retries") or {})
+        """As the spec has them; the defaults while they are invalid."""
+        try:
+            return Retries.model_validate(self.spec.get("retries") or {})
+        except ValidationError:
+            return Retries()
 
     @property
     def on_forgetting(self) -> str:
@@ -149,7 +159,8 @@ class Visit:
 
     def keep_health(self) -> None:
         """Stalled and Degraded where nobody said otherwise; what a heartbeat told stays until one says more."""
-        self.said.setdefault("Stalled", conditions.Fact("False", "Progressing"))
+        is_over = "Succeeded" in self.said or conditions.is_finished(self.stored)
+        self.said.setdefault("Stalled", conditions.Fact("False", "Finished" if is_over else "Progressing"))
         problem, before = self.observed.registry.problem, self.stored_condition("Degraded")
         if "Degraded" in self.said:
             return
@@ -211,5 +222,6 @@ class Visit:
     def _tell_stalls(self) -> None:
         """An Event when the run starts to need help, and names what it needs."""
         fact, before = self.said.get("Stalled"), self.stored_condition("Stalled")
-        if fact is not None and fact.status == "True" and fact.reason != before.get("reason"):
+        told = {event.reason for event in self.events}
+        if fact is not None and fact.status == "True" and fact.reason not in (before.get("reason"), *told):
             self.emit("Warning", fact.reason, fact.message)
