@@ -56,7 +56,6 @@ class ControlPlane(Client):
         self.level, self.scheduler, self.address = level, scheduler, address
         self._temporary = state is None
         self.state = state or Path(tempfile.mkdtemp(prefix="rewarm-cluster-"))
-        self.state.mkdir(parents=True, exist_ok=True)
         # Of the administrator (group system:masters).
         self.kubeconfig = self.state / "kubeconfig"
         self.processes = Processes(self.state, detached=detached)
@@ -77,6 +76,7 @@ class ControlPlane(Client):
         self.stop()
 
     def start(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
         names = LEVELS[self.level] + (("kube-scheduler",) if self.scheduler else ())
         self._binaries = {name: str(binaries.find(name)) for name in names}
         self._make_certificates()

@@ -43,6 +43,7 @@ class Cluster(ControlPlane):
     def start(self) -> None:
         for name in binaries.NODE:
             binaries.find(name)
+        self.state.mkdir(parents=True, exist_ok=True)
         self.machine.prepare()
         super().start()
         self._start_mounts()
@@ -75,10 +76,10 @@ class Cluster(ControlPlane):
             raise ClusterError(f"ctr {' '.join(arguments)} failed: {result.stderr.strip()[-600:]}")
         return result.stdout
 
-    def add_program(self, image: str, program_file: Path) -> None:
-        """Give the node an image that holds one static program and starts it."""
-        archive = self.state / f"{program_file.name}.tar"
-        save_one_layer(image, {program_file.name: program_file}, [f"/{program_file.name}"], archive)
+    def add_program(self, image: str, program_file: Path, inside: str) -> None:
+        """Give the node an image that holds one static program, as `/<inside>`, and starts it."""
+        archive = self.state / f"{inside}.tar"
+        save_one_layer(image, {inside: program_file}, [f"/{inside}"], archive)
         with self.importing(image) as pipe, archive.open("rb") as content:
             shutil.copyfileobj(content, pipe)
         archive.unlink()
@@ -128,7 +129,7 @@ class Cluster(ControlPlane):
             "containerd", [program("containerd"), "--config", str(configuration)], prefix=self._inside()
         )
         self.processes.wait_ready("containerd", lambda: self._socket.exists() and self._answers())
-        self.add_program(PAUSE_IMAGE, binaries.find("pause"))
+        self.add_program(PAUSE_IMAGE, binaries.find("pause"), "pause")
 
     def _answers(self) -> bool:
         try:

@@ -23,8 +23,6 @@ class Processes:
         """`detached`: they outlive this one; otherwise they end with it, even when it is killed."""
         self.logs, self.pids, self.detached = state / "logs", state / "pids", detached
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        for folder in (self.logs, self.pids):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def start(
         self,
@@ -37,6 +35,8 @@ class Processes:
         """Start `command` under `name`; `prefix` goes before it (nsenter)."""
         if self.running(name):
             raise ClusterError(f"{name} is already running (pid {self.pid(name)})")
+        for folder in (self.logs, self.pids):
+            folder.mkdir(parents=True, exist_ok=True)
         full = [*prefix, *command]
         # Only the main thread lives as long as the process: the signal comes at the end of the thread that started it.
         if not self.detached and threading.current_thread() is threading.main_thread() and shutil.which("setpriv"):
@@ -116,9 +116,9 @@ def until(condition: Callable[[], bool], within_s: float) -> bool:
     return True
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
+    """Ports of an address that are free now."""
+    sockets = [socket.create_server((address, 0)) for _ in range(count)]
     ports = [item.getsockname()[1] for item in sockets]
     for item in sockets:
         item.close()
