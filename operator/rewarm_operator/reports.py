@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rewarm_api.reported import Report
 from rewarm_operator.visit import Json, Visit
@@ -89,17 +89,18 @@ def attempt(status: Mapping[str, Any], number: int) -> Json | None:
 
 
 def _tell_decisions(visit: Visit, report: Report) -> None:
-    """What the trainer changed by itself, or warns of, degrades the run: it goes on, and somebody should know."""
+    """What the trainer changed by itself degrades the run: it goes on, and somebody should know. A warning is told."""
+    status: Literal["True", "False"] = "True"
     before = visit.stored_condition("Degraded").get("message")
     if report.decisions:
         newest = report.decisions[-1]
         reason = "ForgettingExceeded" if newest.what in _ON_FORGETTING else newest.what
         message = f"{newest.what} after {newest.tokens} tokens" + (f": {newest.why}" if newest.why else "")
     elif report.warnings:
-        reason, message = "TrainerWarning", "; ".join(report.warnings[-3:])
+        status, reason, message = "False", "TrainerWarning", "; ".join(report.warnings[-3:])
     else:
         return
-    visit.say("Degraded", "True", reason, message)
+    visit.say("Degraded", status, reason, message)
     if visit.said["Degraded"].message != before:
         visit.emit("Warning", reason, message)
 

@@ -1,7 +1,7 @@
 """Validates a run and takes its snapshot: once, then never again. Pure.
 
-Answers are remembered by uid and generation (the spec cannot have changed), since a run is looked at several times
-before its snapshot is stored.
+The newest answers are remembered, each with the spec that it is for: a run is looked at several times before its
+snapshot is stored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Resolved:
     """The spec is valid, and this cluster has no default for what it leaves out."""
 
 
-_memory: OrderedDict[tuple[str, int, Defaults], Resolved] = OrderedDict()
+_memory: OrderedDict[tuple[str, str, Defaults], tuple[Any, Resolved]] = OrderedDict()
 
 
 def resolved(run: Mapping[str, Any], settings: Settings) -> Resolved:
@@ -42,13 +42,13 @@ def resolved(run: Mapping[str, Any], settings: Settings) -> Resolved:
         settings.default_tracking_uri,
         str(metadata["namespace"]),
     )
-    key = (str(metadata["uid"]), int(metadata.get("generation") or 1), defaults)
+    key, spec = (str(metadata["uid"]), str(metadata["name"]), defaults), run.get("spec")
     known = _memory.get(key)
-    if known is None:
-        known = _memory[key] = _resolve(run, defaults)
+    if known is None or known[0] != spec:
+        known = _memory[key] = (spec, _resolve(run, defaults))
         if len(_memory) > _REMEMBERED:
             _memory.popitem(last=False)
-    return known
+    return known[1]
 
 
 def _resolve(run: Mapping[str, Any], defaults: Defaults) -> Resolved:

@@ -377,6 +377,10 @@ class World:
             self.end_pod(name, rank, 0, message=message)
         self.end_job(name, "Complete", "CompletionsReached")
 
+    def succeed_prepare(self) -> None:
+        self.schedule("llama-prepare")
+        self.succeed("llama-prepare")
+
     def report(self, job: str, number: int, **said: Any) -> None:
         """Rank 0 tells the progress server."""
         pod = self.pod(job, 0)
