@@ -114,7 +114,7 @@ def _overview() -> list[Panel]:
         .thresholds(parts.steps((None, "text"), (0, "green"))),
         number(
             "Forgetting",
-            "Largest loss increase on a Retained set since the base, in nats per token. High early in good runs too: see "
+            "Largest loss increase on a Retained set since the base, in nats per token. High early in good runs: see "
             "the stability gap below.",
             parts.NATS,
             Query(FORGETTING, "forgetting"),

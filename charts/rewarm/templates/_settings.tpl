@@ -5,6 +5,7 @@
   "REWARM_TRAINER_IMAGE" (include "rewarm.trainerImage" .)
   "REWARM_IMAGE_PULL_POLICY" .Values.trainer.image.pullPolicy
   "REWARM_NAMESPACES" (include "rewarm.namespaces" . | fromJsonArray | join ",")
+  "REWARM_LOG_LEVEL" .Values.logLevel
   "REWARM_LEASE_NAME" $name
   "REWARM_LEASE_SECONDS" (.Values.leaderElection.leaseSeconds | int | toString)
   "REWARM_DEFAULT_CHECKPOINTS_URI" .Values.checkpoints.uri
