@@ -12,11 +12,12 @@ Decides how long to wait and which older version a rollback means; everything el
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rewarm_api.errors import ManifestError, MissingInputError, RewarmError
+from rewarm_api.errors import ManifestError, MissingInputError, Problem, RewarmError
 from rewarm_cli.durations import short
 from rewarm_cli.kubernetes_backend import Kubernetes
 from rewarm_cli.local_backend import Local
@@ -168,9 +169,15 @@ class RewarmClient:
     ) -> Run:
         """Give the alias to this run's model, or to `version` of it, and wait for the answer (status.promotion).
 
-        Raises MissingInputError when the run has registered nothing, WaitTimeoutError when nobody answers.
+        Raises ManifestError before the run has ended, MissingInputError when it has registered nothing,
+        WaitTimeoutError when nobody answers. `moved` says whether the answer was yes.
         """
-        tracking = self.get(name).status.tracking
+        before = self.get(name)
+        if not before.finished:
+            raise ManifestError(
+                Problem(f"run {name}", f"a run that has not ended ({before.summary})", "its verdict", "wait for it")
+            )
+        tracking = before.status.tracking
         if not version and not (tracking and tracking.model_version):
             raise MissingInputError(
                 f"run {name}: nothing registered yet (status.tracking.modelVersion is empty); "
@@ -191,6 +198,17 @@ class RewarmClient:
             f"run {name}: the operator has not answered within {short(timeout or 0)}; it is still asked "
             "(annotation rewarm.dev/promote): is the operator running, and does it reach MLflow?"
         )
+
+    @staticmethod
+    def moved(run: Run, version: str = "") -> bool:
+        """Whether the alias is on that version (default: the run's own), by the newest answer to a promotion."""
+        promotion, tracking = run.status.promotion, run.status.tracking
+        if promotion is None:
+            return False
+        own = tracking.model_version if tracking else ""
+        if version in ("", own) and promotion.promoted:
+            return True
+        return re.search(rf"\bis version {re.escape(version or own)}\b", promotion.reason) is not None
 
     def rollback(self, name: str, *, to: str = "", wait: bool = True, timeout: float | None = ANSWER_SECONDS) -> Run:
         """Give the alias to an older version: `to`, else the newest older one that another run had promoted."""

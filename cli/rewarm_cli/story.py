@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from rewarm_api.quantity import format_tokens, parse_length
-from rewarm_api.status import Attempt
+from rewarm_api.status import Attempt, Condition
 from rewarm_cli.durations import short
 from rewarm_cli.records import PROMOTE, Run
 
@@ -26,7 +26,9 @@ def waits_for(run: Run) -> str:
     if PROMOTE in run.annotations:
         return "the operator, to answer the promotion that was asked for"
     if run.finished:
-        return ""
+        registered = run.condition("Registered")
+        pending = registered is not None and registered.status == "Unknown" and registered.reason
+        return _told(registered) if registered is not None and pending else ""
     if not run.status.conditions:
         return "the operator, which has not looked at it yet: is Rewarm installed, and does it watch this namespace?"
     generation = int((run.object.get("metadata") or {}).get("generation") or 0)
@@ -45,12 +47,20 @@ def _first_unmet(run: Run) -> str:
             continue
         if kind in ("Checkpointed", "Evaluated", "Registered") and condition.status == "Unknown":
             continue
-        words = condition.message or condition.reason
-        if words and not (kind == "SpecValid" and condition.status == "False"):
-            return f"{words} ({kind})"
+        if kind == "SpecValid" and condition.status == "False":
+            # A problem, and no patience will mend it.
+            return ""
+        if condition.message or condition.reason:
+            return _told(condition)
         if condition.status == "False":
-            return "" if kind == "SpecValid" else f"{kind} to become True"
+            return f"{kind} to become True"
     return ""
+
+
+def _told(condition: Condition) -> str:
+    """`Preparing: text is being turned into shards (DataReady)`."""
+    words = ": ".join(part for part in (condition.reason, condition.message) if part)
+    return f"{words} ({condition.type})"
 
 
 def problems(run: Run) -> list[str]:
@@ -61,7 +71,8 @@ def problems(run: Run) -> list[str]:
         found.append(f"{invalid.message or invalid.reason} (SpecValid)")
     for kind in _PROBLEMS:
         condition = run.condition(kind)
-        if condition is not None and condition.status == "True":
+        waited_for = condition is not None and condition.message and condition.message in waits_for(run)
+        if condition is not None and condition.status == "True" and not waited_for:
             found.append(f"{condition.message or condition.reason or 'no reason was given'} ({kind})")
     return found
 

@@ -306,28 +306,26 @@ def promote(where: Where, name: str, version: str, wait_answer: bool, timeout: s
         say(f"warning: gates have not passed ({status_view.condition_words(found) if found else 'not judged yet'}); "
             "you decide")  # fmt: skip
     run = client.promote(name, version=version, wait=wait_answer, timeout=durations.parse(timeout, "--timeout"))
-    return _promoted(run, f"version {version}" if version else "this run's model", output)
+    return _promoted(run, version, output)
 
 
 def rollback(where: Where, name: str, to: str, wait_answer: bool, timeout: str, output: Form) -> int:
     client = where.client()
     to = to or client.earlier_version(name)
     run = client.rollback(name, to=to, wait=wait_answer, timeout=durations.parse(timeout, "--timeout"))
-    return _promoted(run, f"version {to}", output)
+    return _promoted(run, to, output)
 
 
-def _promoted(run: Run, what: str, output: Form) -> int:
+def _promoted(run: Run, version: str, output: Form) -> int:
     from rewarm_cli.records import PROMOTE
 
-    alias = (run.spec.get("tracking") or {}).get("promoteAlias") or "the alias"
     if PROMOTE in run.annotations:
-        _answer(run, output, f"asked the operator to give {alias} of {run.registered_model} to {what}")
+        _answer(run, output, f"asked the operator to promote {f'version {version}' if version else 'its model'}")
         return 0
-    promotion = run.status.promotion
-    reason = promotion.reason if promotion else ""
-    _answer(run, output, f"answered: {'promoted' if promotion and promotion.promoted else 'not promoted'}"
-            + (f": {reason}" if reason else ""))  # fmt: skip
-    return 0 if promotion and promotion.promoted else NO
+    moved = RewarmClient.moved(run, version)
+    reason = run.status.promotion.reason if run.status.promotion else "no reason was given"
+    _answer(run, output, f"{'promoted' if moved else 'not promoted'}: {reason}")
+    return 0 if moved else NO
 
 
 def delete(where: Where, name: str, wait_until: bool, timeout: str | None, output: Form) -> int:

@@ -296,12 +296,16 @@ def answered(shell: Shell, name: str, process: subprocess.Popen[str], asked: str
 
 
 def test_promote_asks_the_operator_and_says_its_answer(shell, name):
+    early = shell.run("promote", name)
+    assert early.code == 64
+    assert "a run that has not ended" in early.err
+    patch_status(shell, name, {**SUCCEEDED, "tracking": None})
     refused = shell.run("promote", name)
     assert refused.code == 66
     assert "nothing registered yet" in refused.err
     patch_status(shell, name, {**SUCCEEDED, "promotion": {"promoted": False, "reason": "asked later"}})
     yes = answered(shell, name, shell.start("promote", name), "true", {"promoted": True, "reason": "champion is 7"})
-    assert (yes.code, yes.out) == (0, f"continualrun.rewarm.dev/{name} answered: promoted: champion is 7\n")
+    assert (yes.code, yes.out) == (0, f"continualrun.rewarm.dev/{name} promoted: champion is 7\n")
     no = answered(
         shell,
         name,
@@ -326,8 +330,15 @@ def test_rollback_finds_the_version_that_was_promoted_before(shell, manifest, na
         status = {**SUCCEEDED, "tracking": {"runId": "x", "url": "", "modelVersion": version}}
         patch_status(shell, run, status)
     patch_status(shell, name, SUCCEEDED)
-    done = answered(shell, name, shell.start("rollback", name), "6", {"promoted": True, "reason": "champion is 6"})
+    done = answered(
+        shell,
+        name,
+        shell.start("rollback", name),
+        "6",
+        {"promoted": False, "reason": f"champion of {name} is version 6: by hand"},
+    )
     assert done.code == 0, done.err
+    assert " promoted: champion of" in done.out
 
 
 def test_logs_follow_until_the_run_has_ended(shell, name):

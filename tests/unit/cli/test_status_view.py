@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_screens import EVENTS, RUNS, TRAINING, conditions, run, screen
+from cli_screens import EVENTS, READY, RUNS, SUCCEEDED, TRAINING, conditions, run, screen
 
+from rewarm_cli.client import RewarmClient
 from rewarm_cli.status_view import one_line
-from rewarm_cli.story import early_note, waits_for
+from rewarm_cli.story import early_note, problems, waits_for
 
 SCREENS = Path(__file__).parent / "screens"
 
@@ -89,5 +90,36 @@ def test_suspending_is_not_yet_suspended():
 
 def test_one_line_for_a_log():
     assert one_line(RUNS["training"]) == "Training · 62 %"
-    assert one_line(RUNS["queued"]).startswith("Queued · waits for queue gpu-queue")
+    assert one_line(RUNS["queued"]).startswith("Queued · waits for QuotaReserved: queue gpu-queue")
     assert one_line(RUNS["failed"]).startswith("Failed · 62 % · Training · OutOfMemory: container")
+
+
+def test_a_stall_that_is_waited_for_is_said_once():
+    words = "secret hub not found; create it"
+    told = {**READY, "Running": ("False", "MissingSecret", words), "Stalled": ("True", "MissingSecret", words)}
+    stalled = run({"summary": "Starting", "conditions": conditions(**told)})
+    assert words in waits_for(stalled)
+    assert problems(stalled) == []
+    other = {**told, "Degraded": ("True", "TrackingUnavailable", "MLflow does not answer")}
+    assert problems(run({"conditions": conditions(**other)})) == ["MLflow does not answer (Degraded)"]
+
+
+def test_a_registry_that_is_away_is_waited_for_after_the_end():
+    away = conditions(Succeeded=("True", "NoGates", ""), Registered=("Unknown", "TrackingUnavailable", "503"))
+    assert waits_for(run({**SUCCEEDED, "conditions": away})) == "TrackingUnavailable: 503 (Registered)"
+
+
+@pytest.mark.parametrize(
+    ("promoted", "reason", "version", "moved"),
+    [
+        (True, "champion of m is version 7: the gates passed", "", True),
+        (True, "champion of m is version 7: the gates passed", "7", True),
+        (False, "champion of m is version 6: asked for", "6", True),
+        (False, "champion of m is version 6: asked for", "", False),
+        (True, "rewarm.dev/promote: found 'x'; not promoted", "6", False),
+        (False, "champion of m is version 66: asked for", "6", False),
+    ],
+)
+def test_whether_an_alias_has_moved(promoted, reason, version, moved):
+    answer = run({**SUCCEEDED, "promotion": {"promoted": promoted, "reason": reason}})
+    assert RewarmClient.moved(answer, version) is moved
