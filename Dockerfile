@@ -13,8 +13,7 @@ RUN echo 'rewarm:x:65532:65532:rewarm:/var/lib/rewarm:/usr/sbin/nologin' >> /etc
  && echo 'rewarm:x:65532:' >> /etc/group \
  && mkdir -p /var/lib/rewarm && chown 65532:65532 /var/lib/rewarm \
  && python3 -m venv --without-pip /opt/rewarm
-ENV PATH=/opt/rewarm/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONUNBUFFERED=1 \
+ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/var/lib/rewarm \
     XDG_CACHE_HOME=/var/lib/rewarm/.cache \
@@ -53,6 +52,7 @@ LABEL org.opencontainers.image.title="rewarm operator" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/opt/rewarm/bin:/usr/local/bin:/usr/bin:/bin
 USER 65532:65532
 EXPOSE 8080 8443 9401
 ENTRYPOINT ["python", "-m", "rewarm_operator"]
@@ -84,6 +84,7 @@ LABEL org.opencontainers.image.title="rewarm trainer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+ENV PATH=/opt/rewarm/bin:/usr/local/bin:/usr/bin:/bin
 USER 65532:65532
 EXPOSE 9400 29500
 ENTRYPOINT ["python", "-m", "rewarm_trainer.pod"]

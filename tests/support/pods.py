@@ -132,7 +132,12 @@ class PodRun:
             **environment,
         }
         return [
-            self.pod("train", f"{self.name}-a{self.attempts}-{index}", **common, JOB_COMPLETION_INDEX=str(index))
+            self.pod(
+                "train",
+                f"a{self.attempts}-{index}-{common['REWARM_MASTER_PORT']}",
+                **common,
+                JOB_COMPLETION_INDEX=str(index),
+            )
             for index in range(nodes)
         ]
 

@@ -18,6 +18,7 @@ from rewarm_api.errors import DataError, DependencyError, ManifestError, Missing
 from rewarm_api.snapshot import SegmentKind, Snapshot, digest_of
 from rewarm_trainer.checkpoint import Checkpoint, open_checkpoints
 from rewarm_trainer.claims import claim_path
+from rewarm_trainer.earlier import earlier_work
 from rewarm_trainer.state import best_step
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
@@ -119,14 +120,8 @@ def _mlflow(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snaps
 
 
 def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
-    path = options.get("path")
-    if not path:
-        raise ManifestError(
-            Problem(
-                "spec.baseModel.run", "no path", "path: the earlier run's work folder", "a local run needs its path"
-            )
-        )
-    work = WorkFolder(root / str(path))
+    path, name = options.get("path"), options.get("name")
+    work = earlier_work("spec.baseModel.run", path, name, snapshot, root, cache)
     checkpoint = _choose(work, options.get("checkpoint", "Final"))
     earlier = read_snapshot(work)
     state = checkpoint.state()
@@ -135,7 +130,7 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
         "exportType": pins["baseModel"].get("exportType", "F32"),
         "sources": {name: pin["digest"] for name, pin in pins["sources"].items()},
         "kind": "run",
-        "resolved": {"path": str(path), "checkpoint": checkpoint.step},
+        "resolved": {**({"path": str(path)} if path else {"name": name}), "checkpoint": checkpoint.step},
         "name": earlier.name,
         "uid": earlier.uid,
         "step": checkpoint.step,

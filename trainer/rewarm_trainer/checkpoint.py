@@ -7,12 +7,14 @@ One writer: each start claims the next fence epoch, and only the newest epoch ma
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,8 +210,19 @@ class Checkpoints:
             self._verify_file(f"{name}/{file}", folder / file, expected)
         return Checkpoint(step, folder, digest, where)
 
+    @contextmanager
+    def _fetching_alone(self) -> Iterator[None]:
+        """One download for all processes of this machine: who comes later finds the files."""
+        if isinstance(self._store, LocalStorage):
+            yield
+            return
+        self._scratch.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._scratch.parent / "fetching", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _verify_file(self, key: str, path: Path, expected: dict[str, Any]) -> None:
-        if not isinstance(self._store, LocalStorage):
+        if not isinstance(self._store, LocalStorage) and not _is_file(path, expected):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._store.get_file(key, path)
@@ -233,7 +246,8 @@ class Checkpoints:
         committed = self.committed()
         for step in reversed(committed):
             try:
-                return self.verify(step)
+                with self._fetching_alone():
+                    return self.verify(step)
             except DataError as error:
                 warn(f"checkpoint {folder_name(step)} is not used: {error}; falling back to the one before")
         if committed:
@@ -269,6 +283,11 @@ class Checkpoints:
                 verified, reason = False, str(error)
             self.release(step)
         return Entry(step, tokens, size, committed, verified, reason)
+
+
+def _is_file(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether a file with this content is there."""
+    return path.is_file() and path.stat().st_size == expected["size"] and sha256_of(path) == expected["sha256"]
 
 
 def write_json_file(path: Path, value: Any) -> None:

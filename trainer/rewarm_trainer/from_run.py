@@ -12,9 +12,12 @@ from pathlib import Path
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
 from rewarm_api.snapshot import Group, Pins, Snapshot, SourcePin
+from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.checkpoint import manifest_root, open_checkpoints
+from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
+from rewarm_trainer.earlier import earlier_work
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
@@ -41,11 +44,7 @@ def earlier_sources(snapshot: Snapshot, root: Path, cache: Path) -> dict[str, Su
     asked = snapshot.replay.from_run
     if asked is None:
         return {}
-    if not asked.path:
-        raise ManifestError(
-            Problem("spec.replay.fromRun", "no path", "the work folder of a finished run", "add path: FOLDER")
-        )
-    work = WorkFolder(root / asked.path)
+    work = earlier_work("spec.replay.fromRun", asked.path, asked.name, snapshot, root, cache)
     if not work.pins.exists():
         raise MissingInputError(f"{work.root}: not the work folder of a prepared run; correct spec.replay.fromRun.path")
     earlier = read_snapshot(work)
@@ -74,6 +73,8 @@ def earlier_sources(snapshot: Snapshot, root: Path, cache: Path) -> dict[str, Su
 
 def _whole(work: WorkFolder, name: str, pin: SourcePin, cache: Path, earlier: Snapshot) -> TokenSource:
     folder = folder_of(pin.prepared, "sources", cache)
+    if earlier.checkpoints.uri:
+        shared_cache(cache, cache_uri(earlier)).fetch(folder)
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: the shards of {work.root} are gone; prepare that run again")
     return open_source(folder, name, earlier.training.sequence_length)

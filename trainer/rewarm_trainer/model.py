@@ -7,6 +7,7 @@ and trained as BF16 loses most small updates to rounding (design: trainer.md, "L
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -137,7 +138,8 @@ def should_compile(choice: str, device: torch.device, parameters: int, tokens: i
     if choice in ("on", "off"):
         return choice == "on"
     if device.type != "cpu":
-        return True
+        # Kernels come from Triton, which has a C compiler build their launchers.
+        return any(shutil.which(name) for name in ("cc", "gcc", "clang")) or "CC" in os.environ
     has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
     return has_compiler and 6.0 * parameters * tokens >= _COMPILE_WORTH_FLOPS
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
 from rewarm_api.reported import PinsSummary, SourceCount
 from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_trainer.addresses import cache_uri, checkpoints_uri, join
 from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.experiment import changes
 from rewarm_trainer.files import write_bytes
-from rewarm_trainer.pod_settings import Pod, cache_uri, checkpoints_uri, experiment_digest, join
+from rewarm_trainer.pod_settings import Pod, experiment_digest
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.reporter import Reporter
 from rewarm_trainer.run import prepare_run

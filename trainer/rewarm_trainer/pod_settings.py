@@ -14,6 +14,7 @@ from typing import Any
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
 from rewarm_api.snapshot import Pins, Snapshot, digest_of
+from rewarm_trainer.addresses import checkpoints_uri
 
 LINGER_SECONDS = 60.0
 """Two scrape intervals of a usual Prometheus."""
@@ -122,33 +123,27 @@ class Pod:
         if digest != snapshot.digest:
             found = f"content of digest {snapshot.digest}"
             raise ManifestError(Problem("snapshot.json", found, str(digest), "restore the ConfigMap: it is immutable"))
-        if snapshot.checkpoints.uri is None:
-            fix = "set it, or the chart's default"
-            raise ManifestError(Problem("spec.checkpoints.uri", "nothing", "s3:// or claim://", fix))
+        checkpoints_uri(snapshot)
         return snapshot
+
+    def as_asked_now(self, snapshot: Snapshot) -> Snapshot:
+        """With what may change from attempt to attempt: `gates.onForgetting`, outside the experiment."""
+        asked = self._attempt_file().get("onForgetting")
+        if snapshot.gates is None or not asked:
+            return snapshot
+        return snapshot.model_copy(update={"gates": snapshot.gates.model_copy(update={"on_forgetting": asked})})
 
     def attempt_number(self) -> int:
         """As attempt.json says, else as the environment does; from 1."""
+        number = self._attempt_file().get("number")
+        return number if isinstance(number, int) else max(1, self.attempt)
+
+    def _attempt_file(self) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = json.loads((self.config / "attempt.json").read_text())
-            return int(value["number"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return max(1, self.attempt)
-
-
-def join(uri: str, *parts: str) -> str:
-    """An address below another."""
-    return "/".join([uri.rstrip("/"), *parts])
-
-
-def checkpoints_uri(snapshot: Snapshot) -> str:
-    assert snapshot.checkpoints.uri is not None
-    return snapshot.checkpoints.uri
-
-
-def cache_uri(snapshot: Snapshot) -> str:
-    """The shared cache of a run on a cluster: as asked, else beside its checkpoints."""
-    return snapshot.cache_uri or join(checkpoints_uri(snapshot), "cache")
+            value = json.loads((self.config / "attempt.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
 
 def experiment_digest(snapshot: Snapshot, pins: Pins) -> str:

@@ -21,13 +21,14 @@ from types import FrameType
 
 from rewarm_api.errors import DependencyError, MissingInputError
 from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.base import locate
 from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.endings import STOPPED, Ending, cause_of, read_endings
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.pod_prepare import Telling, open_work, pinned_at, read_pins, stored_pins, write_pins
-from rewarm_trainer.pod_settings import Pod, cache_uri
+from rewarm_trainer.pod_settings import Pod
 from rewarm_trainer.processors import processors
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.reporter import Reporter, Server

@@ -13,15 +13,17 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 
 from rewarm_api.errors import RewarmError
+from rewarm_trainer.addresses import checkpoints_uri
 from rewarm_trainer.endings import INTERNAL, STOPPED, Ending, write_ending
 from rewarm_trainer.exporter import Exporter, ProcessExporter
-from rewarm_trainer.pod_settings import Pod, checkpoints_uri
+from rewarm_trainer.pod_settings import Pod
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import open_tracker
 from rewarm_trainer.reporter import Reporter, Server, moment
@@ -176,6 +178,7 @@ def main() -> int:
     ending = Ending(who, INTERNAL)
     try:
         run = open_run(WorkFolder(pod.work), pod.cache)
+        run = replace(run, snapshot=pod.as_asked_now(run.snapshot))
         with progress:
             report = Worker(run, stop, progress, pod.metrics_port, InPod(pod, rank, local_rank)).run()
             if report:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 
 EVALUATION_BATCH_TOKENS = 8192
+PATIENCE = timedelta(hours=2)
+"""How long ranks wait for each other: one may have to bring a large checkpoint to or from a far store."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:
     """Devices, processes and compute type, by accelerate. Returns it with the precision that is really on."""
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
@@ -85,6 +88,7 @@ def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:
         cpu=device.type == "cpu",
         mixed_precision="bf16" if chosen == "BF16" else "no",
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
