@@ -54,6 +54,10 @@ class ConflictError(ManifestError):
     """The object was changed by somebody else since it was read, or exists already; read it again (64)."""
 
 
+class DeniedError(ManifestError):
+    """This user may not do that (64)."""
+
+
 class ExpiredError(DependencyError):
     """The API server has forgotten that resource version: list again (75)."""
 
@@ -71,11 +75,11 @@ def refused(status: int, body: bytes, asked: Asked) -> RewarmError:
     answer = _status(body)
     message = " ".join(str(answer.get("message") or body.decode(errors="replace")).split())[:1000]
     if status == 401:
-        return ManifestError(
+        return DeniedError(
             Problem("credentials", f"Unauthorized at {asked.address}", "a user it knows", "log in again")
         )
     if status == 403:
-        return ManifestError(_forbidden(message, asked))
+        return DeniedError(_forbidden(message, asked))
     if status == 404:
         return _not_found(answer, message, asked)
     if status == 409:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.errors import DependencyError
+from rewarm_api.errors import RewarmError
 from rewarm_cli.cluster import StreamEnded
-from rewarm_cli.cluster_errors import GoneError
+from rewarm_cli.cluster_errors import DeniedError, GoneError
 from rewarm_cli.records import LogLine
 
 CONTAINER = "trainer"
 ROLES = ("prepare", "trainer", "evaluate")
 _INDEX = "batch.kubernetes.io/job-completion-index"
-# How often in a row the API server may be away for one log before following ends.
+# How often in a row a log may be refused, by a server that restarts or a node that is gone, before it is given up.
 _FAILURES = 60
 # A log that ended although its container runs is asked for again after this many seconds.
 _PAUSE = 1.0
@@ -121,6 +121,16 @@ def _until_broken(pod: Pod, read: Reader) -> Iterator[LogLine]:
             yield line_of(pod, raw)
     except (StreamEnded, GoneError):
         return
+    except DeniedError:
+        raise
+    except RewarmError as error:
+        # A node that is gone must not hide what the others wrote.
+        yield _missed(pod, error)
+
+
+def _missed(pod: Pod, error: RewarmError) -> LogLine:
+    words = f"the log of pod {pod.name} cannot be read: {' '.join(str(error).split())}"
+    return LogLine(time="", role=pod.role, attempt=pod.attempt, rank=pod.rank, text=words, missed=True)
 
 
 class Follower:
@@ -201,17 +211,21 @@ class Follower:
             try:
                 for raw in self._read(pod, since):
                     line = line_of(pod, raw)
+                    failures = 0
                     if not since or instant(line.time) > instant(since):
-                        since, failures = line.time, 0
+                        since = line.time
                         self._queue.put(line)
             except StreamEnded:
                 ended = False
             except GoneError:
                 return
-            except DependencyError:
+            except DeniedError:
+                raise
+            except RewarmError as error:
                 ended, failures = False, failures + 1
                 if failures > _FAILURES:
-                    raise
+                    self._queue.put(_missed(pod, error))
+                    return
             if ended:
                 return
             with self._changed:

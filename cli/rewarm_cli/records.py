@@ -114,6 +114,8 @@ class LogLine(BaseModel):
     """Of the node."""
     text: str
     """Without its line end."""
+    missed: bool = False
+    """`text` says why this pod's log could not be read (any further): its node is gone, its container was removed."""
 
     @property
     def prefix(self) -> str:

@@ -192,6 +192,9 @@ def _print_logs(
 ) -> int:
     count = 0
     for line in client.logs(name, **selection):
+        if line.missed:
+            say(f"warning: {line.text}")
+            continue
         count += 1
         head = f"{line.prefix} | " if prefix else ""
         print(head + (f"{line.time} " if timestamps else "") + line.text, flush=bool(selection.get("follow")))

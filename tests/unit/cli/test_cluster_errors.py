@@ -8,7 +8,16 @@ import pytest
 
 from rewarm_api.errors import DependencyError, ManifestError, MissingInputError
 from rewarm_cli.cluster import PODS, RUNS
-from rewarm_cli.cluster_errors import Asked, ConflictError, ExpiredError, GoneError, meant, refused, unreachable
+from rewarm_cli.cluster_errors import (
+    Asked,
+    ConflictError,
+    DeniedError,
+    ExpiredError,
+    GoneError,
+    meant,
+    refused,
+    unreachable,
+)
 
 ADDRESS = "https://10.0.0.1:6443"
 
@@ -30,7 +39,7 @@ def test_forbidden_names_who_what_and_where():
         '"rewarm.dev" in the namespace "research"'
     )
     error = answer(403, message, asked(), group="rewarm.dev", kind="continualruns")
-    assert (type(error), error.exit_code) == (ManifestError, 64)
+    assert (type(error), error.exit_code) == (DeniedError, 64)
     assert str(error) == (
         "continualruns.rewarm.dev: found ann, who may not list continualruns.rewarm.dev in namespace research, "
         "expected a Role with the verb list on continualruns.rewarm.dev; ask whoever administers the cluster"
@@ -70,7 +79,7 @@ def test_an_object_and_a_namespace_that_are_not_there():
 
 @pytest.mark.parametrize(
     ("code", "kind", "exit_code"),
-    [(401, ManifestError, 64), (409, ConflictError, 64), (410, ExpiredError, 75), (429, DependencyError, 75),
+    [(401, DeniedError, 64), (409, ConflictError, 64), (410, ExpiredError, 75), (429, DependencyError, 75),
      (500, DependencyError, 75), (503, DependencyError, 75), (405, ManifestError, 64)],
 )  # fmt: skip
 def test_other_answers_have_their_code(code, kind, exit_code):

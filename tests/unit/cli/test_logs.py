@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from rewarm_api.errors import DependencyError, ManifestError, Problem
+from rewarm_cli import logs
 from rewarm_cli.cluster import StreamEnded
+from rewarm_cli.cluster_errors import DeniedError
 from rewarm_cli.logs import Follower, Pod, Selection, instant, line_of, pod_of, snapshot_lines
 
 BEGIN = "2026-01-31T12:00:0"
@@ -148,11 +150,30 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for():
     assert told(follower.lines()) == ["a1/0 | a"]
 
 
+def test_a_node_that_is_gone_is_said_and_hides_nothing():
+    lost = DependencyError("no route to the kubelet")
+    streams = Streams(trainer_1_0=[[lost]], trainer_1_1=[lines("2b")])
+    found = list(snapshot_lines([pod(1), pod(1, 1)], Selection(), streams))
+    assert sorted((line.rank, line.missed) for line in found) == [(0, True), (1, False)]
+    assert "no route to the kubelet" in found[0].text + found[1].text
+
+
+def test_following_gives_up_a_lost_log_and_goes_on_with_the_others(monkeypatch):
+    monkeypatch.setattr(logs, "_FAILURES", 1)
+    monkeypatch.setattr(logs, "_PAUSE", 0.01)
+    removed = ManifestError(Problem("pods", "a container that was removed", "a log", "z"))
+    follower = Follower(Selection(), Streams(trainer_1_0=[[removed]], trainer_2_0=[lines("1a")]))
+    follower.pod(pod(1))
+    follower.pod(pod(2, ended=True))
+    follower.finish()
+    assert sorted((line.prefix, line.missed) for line in follower.lines()) == [("a1/0", True), ("a2/0", False)]
+
+
 def test_a_refusal_ends_the_stream_with_its_error():
-    refusal = ManifestError(Problem("pods/log", "x", "y", "z"))
+    refusal = DeniedError(Problem("pods/log", "x", "y", "z"))
     follower = Follower(Selection(), Streams(trainer_1_0=[[refusal]]))
     follower.pod(pod(1))
-    with pytest.raises(ManifestError, match="pods/log"):
+    with pytest.raises(DeniedError, match="pods/log"):
         list(follower.lines())
 
 
