@@ -9,7 +9,7 @@ BIN := .venv/bin
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: dashboards help setup quickstart test test-fast lint format crds requirements clean
-.PHONY: cluster-tools cluster-up cluster-images cluster-down test-cluster
+.PHONY: cluster-tools cluster-up cluster-images cluster-example cluster-down test-cluster
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ cluster-up: ## start a cluster of one real node on this machine (about 10 s, as 
 
 cluster-images: ## build both images of this tree and give them to that cluster
 	@$(CLUSTER) images
+
+cluster-example: ## an S3 server with real text, the chart and a run on two nodes, on that cluster
+	@$(CLUSTER) example
 
 cluster-down: ## take it down; leaves nothing behind
 	@$(CLUSTER) down

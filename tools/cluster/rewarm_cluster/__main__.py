@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import binaries, packages
 from .errors import ClusterError
+from .example import start as start_example
 from .images import TARGETS, Builder
 from .node import STATE, Cluster
 from .suite import Suite
@@ -46,9 +47,9 @@ def up(arguments: argparse.Namespace) -> None:
         raise
     say(f"cluster-up: one node, ready after {time.monotonic() - started:.1f} s. Next:")
     say(f"  export KUBECONFIG={cluster.kubeconfig} PATH={binaries.find('kubectl').parent}:$PATH")
-    say("  make cluster-images                  # both images of this tree, into the cluster")
-    say("  helm install rewarm charts/rewarm --namespace rewarm --create-namespace -f tools/cluster/values.yaml")
-    say("  make cluster-down                    # leaves nothing behind")
+    say("  make cluster-images     # both images of this tree, into the cluster")
+    say("  make cluster-example    # S3 with real text, the chart, and a run on two nodes")
+    say("  make cluster-down       # leaves nothing behind")
 
 
 def down(arguments: argparse.Namespace) -> None:
@@ -72,6 +73,16 @@ def images(arguments: argparse.Namespace) -> None:
     builder.give(cluster, arguments.targets or TARGETS)
 
 
+def example(arguments: argparse.Namespace) -> None:
+    """S3 with real text, the chart and a run on two nodes, on the cluster."""
+    cluster = Cluster(state=arguments.state, say=say)
+    if not cluster.running():
+        raise ClusterError("there is no cluster to run the example on: make cluster-up")
+    binaries.build(("versitygw", "helm"), say)
+    cluster.attach()
+    start_example(cluster, say)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="rewarm_cluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -83,7 +94,7 @@ def main() -> int:
     command = commands.add_parser("test", help="integration and end-to-end tests, with all their set-up")
     command.set_defaults(run=lambda _: Suite(say).run())
 
-    for name, run in (("images", images), ("up", up), ("down", down)):
+    for name, run in (("images", images), ("example", example), ("up", up), ("down", down)):
         command = commands.add_parser(name, help=(run.__doc__ or "").rstrip("."))
         command.add_argument("--state", type=Path, default=STATE, help="its folder (default: %(default)s)")
         command.set_defaults(run=run)

@@ -56,6 +56,10 @@ class Cluster(ControlPlane):
     def stop(self, *, keep_images: bool = False, keep_logs: bool = False) -> None:
         """Leave nothing behind: no process, mount, link, packet filter, cgroup, kernel setting; the folder goes too.
         `keep_images`: all but the images that were imported. `keep_logs`: to find out why it did not start."""
+        # Newest first: servers beside the cluster, then what depends on the API server, then containers.
+        own = {"mounts", "containerd", "kubelet", "kube-apiserver", "etcd", *binaries.NODE}
+        for name in set(self.processes.names()) - own:
+            self.processes.stop(name)
         for name in ("coredns", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kubelet"):
             self.processes.stop(name)
         self.processes.stop("containerd")
