@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_NUMBERS = frozenset(
+_MAY_WAIT = frozenset(
     {
-        "progress", "learningRate", "phase", "evaluation", "forgetting", "gain", "replay", "checkpoint", "summary",
-        "gates", "counts", "attempts", "conditions", "promotion", "tracking",
+        "progress", "learningRate", "phase", "evaluation", "forgetting", "gain", "gates", "replay", "checkpoint",
+        "summary", "counts", "attempts", "conditions",
     }
 )  # fmt: skip
-"""What heartbeats move; of the last few only in parts (see `is_quiet`)."""
+"""What heartbeats move; of the last three only parts (see `is_quiet`)."""
 _BY_HEARTBEAT = ("firstStep", "lastStep", "tokensRecomputed")
 
 
@@ -33,7 +33,7 @@ def changes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
 
 def is_quiet(changes: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether only numbers move, and nothing that a person or a later decision waits for."""
-    if not changes.keys() <= _NUMBERS:
+    if not changes.keys() <= _MAY_WAIT:
         return False
     if "conditions" in changes and _verdicts(before) != _verdicts(after):
         return False

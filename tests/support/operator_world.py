@@ -153,9 +153,9 @@ class World:
         for _ in range(limit):
             if self.run is None:
                 return
-            before = len(self.writes)
+            before = (len(self.writes), self.registry)
             self.step()
-            if len(self.writes) == before:
+            if (len(self.writes), self.registry) == before:
                 return
         raise AssertionError(f"never settles: {self.writes[-6:]}")
 

@@ -1,0 +1,447 @@
+"""While an attempt runs, and from one attempt to the next."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from operator_world import World, stamp
+
+from rewarm_api.reported import Report, Termination
+
+A1, A2 = "llama-a1", "llama-a2"
+
+
+def checkpoint(step: int) -> dict:
+    return {"uri": f"s3://runs/llama/checkpoints/step-{step:08d}", "step": step, "committedAt": "2026-11-21T12:00:00Z"}
+
+
+def last_words(**said) -> str:
+    return Termination(report=Report.model_validate(said)).to_message()
+
+
+def again(world: World, name: str) -> None:
+    world.settle()
+    world.schedule(name)
+    world.settle()
+
+
+class TestRunning:
+    def test_an_attempt_that_trains(self, training):
+        assert training.told("Running") == ("True", "Training")
+        assert training.status["summary"] == "Training"
+        assert training.status["attempts"] == [{"number": 1, "startTime": "2026-11-21T12:00:00Z"}]
+        assert training.event_reasons() == ["SnapshotTaken", "DataPrepared", "AttemptStarted"]
+
+    def test_it_runs_only_when_all_nodes_do(self, world):
+        world.start(running=False)
+        assert world.told("Running") == ("False", "Starting")
+        pod = world.pod(A1, 0)
+        pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": stamp(world.now)}}
+        world.settle()
+        assert world.told("Running")[0] == "False"
+
+    def test_a_report_becomes_the_status_rounded(self, training):
+        training.report(
+            A1,
+            1,
+            phase={"name": "", "activity": "Training", "deadline": "2026-11-21T13:00:00Z"},
+            progress={"step": 12, "tokens": 12288, "targetTokens": 2000896, "tokensPerSecond": 81234.567},
+            learningRate=0.000123456789,
+            evaluation=[{"set": "pubmed", "role": "New", "latest": 2.0212345678}],
+            checkpoint=checkpoint(10),
+            attempt={"number": 1, "firstStep": 1, "lastStep": 12},
+        )
+        training.wait(10)
+        training.settle()
+        status = training.status
+        assert status["progress"]["tokensPerSecond"] == 81200
+        assert status["learningRate"] == 0.000123457
+        assert status["evaluation"][0]["latest"] == 2.02123
+        assert status["attempts"][0] | {"firstStep": 1, "lastStep": 12} == status["attempts"][0]
+        assert training.told("Checkpointed") == ("True", "Committed")
+        assert "CheckpointCommitted" in training.event_reasons()
+
+    def test_what_a_report_does_not_say_stays(self, training):
+        training.report(A1, 1, evaluation=[{"set": "pubmed", "role": "New", "baseline": 2.3}], learningRate=0.1)
+        training.wait(10)
+        training.settle()
+        training.report(A1, 1, evaluation=[{"set": "pubmed", "role": "New", "latest": 2.1}])
+        training.wait(10)
+        training.settle()
+        assert training.status["evaluation"] == [{"set": "pubmed", "role": "New", "baseline": 2.3, "latest": 2.1}]
+        assert training.status["learningRate"] == 0.1
+
+    def test_heartbeats_write_at_most_once_in_ten_seconds(self, training):
+        training.wait(100)
+        before = len(training.writes)
+        for step in range(60):
+            training.wait(1)
+            training.report(A1, 1, progress={"step": step, "tokens": step * 1024})
+            decision = training.step()
+            assert decision.requeue_after is not None
+        assert len(training.writes) - before == 6
+
+    def test_a_transition_does_not_wait(self, training):
+        training.report(A1, 1, progress={"step": 1})
+        training.settle()
+        training.fail(A1, 70)
+        training.settle()
+        assert training.causes() == ["Unknown", None]
+
+    def test_a_report_of_another_pod_or_attempt_is_passed_over(self, training):
+        training.report(A1, 2, progress={"step": 99})
+        training.wait(10)
+        assert training.step().actions == ()
+
+    def test_looking_again_writes_nothing(self, training):
+        training.report(A1, 1, progress={"step": 5})
+        training.wait(10)
+        training.settle()
+        training.restart()
+        assert training.step().actions == ()
+
+    def test_forgetting_above_its_budget_is_told_once(self, training):
+        said = {"decisions": [{"what": "RaiseReplay", "why": "wiki +0.03 above 0.02", "tokens": 5000}]}
+        for _ in range(3):
+            training.report(A1, 1, progress={"step": 7}, **said)
+            training.wait(30)
+            training.settle()
+        assert training.told("Degraded") == ("True", "ForgettingExceeded")
+        assert training.event_reasons().count("ForgettingExceeded") == 1
+
+    def test_a_warning_is_told_once_and_degrades_nothing(self, training):
+        for _ in range(2):
+            training.report(A1, 1, warnings=["checkpoint step-10 is damaged: step-5 is used"])
+            training.wait(30)
+            training.settle()
+        assert training.told("Degraded") == ("False", "TrainerWarning")
+        assert training.event_reasons().count("TrainerWarning") == 1
+
+
+class TestNextAttempt:
+    def test_counts_are_written_before_the_next_job_is_posted(self, training):
+        training.fail(A1, 70)
+        patch, create = training.decide().actions[:2]
+        assert patch.changes["counts"]["attempts"] == 2
+        assert patch.changes["attempts"][0]["cause"] == "Unknown"
+        assert create.body["metadata"]["name"] == A2
+
+    def test_a_new_commit_clears_the_failures(self, training):
+        training.fail(A1, 70)
+        again(training, A2)
+        training.report(A2, 2, checkpoint=checkpoint(100))
+        training.wait(10)
+        training.settle()
+        assert training.status["counts"]["failures"] == 0
+        training.fail(A2, 70)
+        training.settle()
+        assert training.status["counts"]["failures"] == 1
+
+    def test_a_commit_that_only_the_last_words_tell_counts_too(self, training):
+        training.fail(A1, 70)
+        again(training, A2)
+        training.end_pod(A2, 0, 70, message=last_words(checkpoint=checkpoint(50)))
+        training.end_pod(A2, 1, 143)
+        training.end_job(A2)
+        training.settle()
+        assert training.status["counts"]["failures"] == 1
+        assert training.status["checkpoint"]["step"] == 50
+
+    def test_the_same_commit_again_clears_nothing(self, training):
+        for name in (A1, A2):
+            training.report(name, int(name[-1]), checkpoint=checkpoint(100))
+            training.wait(10)
+            training.settle()
+            training.fail(name, 70)
+            training.settle()
+            training.wait(10)
+            again(training, f"llama-a{int(name[-1]) + 1}")
+        assert training.status["counts"]["failures"] == 2
+
+    def test_failures_beyond_the_budget_end_the_run(self, training):
+        for number in range(1, 5):
+            training.fail(f"llama-a{number}", 70, message="Traceback: boom")
+            training.wait(301)
+            training.settle()
+            if number < 4:
+                training.schedule(f"llama-a{number + 1}")
+                training.settle()
+        assert training.told("Succeeded") == ("False", "Unknown")
+        assert "boom" in training.condition("Succeeded")["message"]
+        assert training.status["counts"] | {"attempts": 4, "failures": 4} == training.status["counts"]
+        assert "Failed" in training.event_reasons()
+
+    def test_a_budget_that_grows_in_time_is_heeded(self, training):
+        training.edit("retries", {"maxFailures": 0})
+        training.settle()
+        training.edit("retries", {"maxFailures": 1})
+        training.fail(A1, 70)
+        training.settle()
+        assert A2 in training.jobs
+
+    def test_disruptions_have_their_own_budget(self, world):
+        world.edit("retries", {"maxFailures": 0, "maxDisruptions": 1})
+        world.start()
+        world.fail(A1, 143)
+        again(world, A2)
+        assert world.status["counts"]["disruptions"] == 1
+        world.fail(A2, 143)
+        world.settle()
+        assert world.told("Succeeded") == ("False", "Preempted")
+
+    def test_what_is_missing_is_waited_for_without_a_budget(self, training):
+        for number in range(1, 13):
+            name = f"llama-a{number}"
+            message = json.dumps({"version": 1, "message": "s3://models/llama is not there"})
+            training.fail(name, 66, message=message)
+            training.settle()
+            assert training.told("Stalled") == ("True", "MissingInput")
+            assert "s3://models/llama" in training.condition("Stalled")["message"]
+            assert training.status["summary"] == "Retrying"
+            training.wait(301)
+            again(training, f"llama-a{number + 1}")
+        assert training.status["counts"] | {"failures": 0, "disruptions": 0} == training.status["counts"]
+        assert [entry["number"] for entry in training.status["attempts"]] == list(range(4, 14)), "the newest ten"
+        assert sorted(name for name in training.jobs if "-a" in name) == ["llama-a11", "llama-a12", "llama-a13"]
+
+    @pytest.mark.parametrize(("code", "cause"), [(64, "InvalidSpec"), (65, "BadData"), (76, "Diverged")])
+    def test_what_no_retry_can_mend_ends_the_run(self, training, code, cause):
+        training.fail(A1, code)
+        training.settle()
+        assert training.told("Succeeded") == ("False", cause)
+        assert A2 not in training.jobs
+
+    def test_a_job_deleted_by_hand_was_preempted(self, training):
+        training.delete_job(A1)
+        training.settle()
+        assert training.causes() == ["Preempted", None]
+        assert list(training.live_jobs()) == [A2]
+
+    def test_a_job_deleted_by_hand_after_rank_0_had_finished_is_completed(self, training):
+        training.report(A1, 1, outcome="Succeeded")
+        training.wait(10)
+        training.settle()
+        training.delete_job(A1)
+        training.settle()
+        assert training.causes() == ["Completed"]
+
+    def test_a_job_that_still_holds_pods_goes_before_the_next_comes(self, training):
+        training.end_pod(A1, 1, 70)
+        training.end_job(A1, "FailureTarget")
+        training.wait(10)
+        kinds = [type(action).__name__ for action in training.decide().actions]
+        assert kinds[:3] == ["PatchStatus", "DeleteJob", "Create"]
+
+    def test_numbers_are_never_used_twice_even_when_the_status_was_lost(self, training):
+        training.fail(A1, 70)
+        again(training, A2)
+        training.run["status"]["counts"]["attempts"] = 1
+        training.run["status"]["attempts"] = []
+        training.fail(A2, 70)
+        training.settle()
+        assert "llama-a3" in training.jobs
+
+
+class TestHang:
+    def test_no_sign_of_life_for_five_minutes(self, training):
+        training.report(A1, 1, progress={"step": 3})
+        training.wait(299)
+        training.settle()
+        assert training.causes() == [None]
+        assert training.decide().requeue_after <= 1
+        training.wait(1)
+        training.settle()
+        assert training.causes() == ["Hang", None]
+        assert training.status["counts"]["failures"] == 1
+        assert list(training.live_jobs()) == [A2]
+
+    def test_a_phase_beyond_its_own_deadline(self, training):
+        deadline = stamp(training.now + timedelta(seconds=120))
+        training.report(A1, 1, phase={"activity": "Compiling", "deadline": deadline})
+        training.wait(119)
+        training.settle()
+        assert training.causes() == [None]
+        training.wait(1)
+        training.settle()
+        assert training.causes() == ["Hang", None]
+        assert any("Compiling passed its deadline" in event.message for event in training.events)
+
+    def test_a_process_that_has_just_begun_to_lead_waits_as_long_itself(self, training):
+        training.wait(10_000)
+        training.restart()
+        training.settle()
+        training.wait(299)
+        training.settle()
+        assert training.causes() == [None]
+        training.wait(1)
+        training.settle()
+        assert training.causes() == ["Hang", None]
+
+    def test_pods_that_trust_another_authority_cannot_report(self, training):
+        for pod in training.pods.values():
+            pod["metadata"]["annotations"]["rewarm.dev/progress-ca-digest"] = "another"
+        training.wait(10_000)
+        training.settle()
+        assert training.causes() == [None]
+
+    def test_without_reporting_there_is_no_hang(self):
+        world = World(settings=type(World().settings)(trainer_image="t"))
+        world.start()
+        world.wait(100_000)
+        world.settle()
+        assert world.causes() == [None]
+
+    def test_a_hang_after_the_verdict_is_a_completion(self, training):
+        training.report(A1, 1, outcome="Succeeded")
+        training.wait(301)
+        training.settle()
+        assert training.causes() == ["Completed"]
+
+
+class TestSuspend:
+    def test_suspending_deletes_the_job_and_keeps_the_state(self, training):
+        training.report(A1, 1, checkpoint=checkpoint(40))
+        training.wait(10)
+        training.settle()
+        training.edit("suspend", True)
+        training.settle()
+        assert training.causes() == ["Suspended"]
+        assert not list(training.live_jobs())
+        assert training.told("Suspended") == ("True", "Suspended")
+        assert training.status["summary"] == "Suspended"
+        assert training.status["checkpoint"]["step"] == 40
+        assert training.status["counts"] | {"failures": 0, "disruptions": 0} == training.status["counts"]
+
+    def test_what_rank_0_commits_while_it_stops_still_counts(self, training):
+        training.edit("suspend", True)
+        training.settle()
+        pod = next(p for p in training.pods.values() if p["metadata"]["name"].startswith("llama-a1-0"))
+        words = last_words(checkpoint=checkpoint(77), attempt={"number": 1, "firstStep": 1, "lastStep": 77})
+        pod["status"]["phase"] = "Failed"
+        pod["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 143, "message": words}}
+        training.wait(10)
+        training.settle()
+        assert training.status["checkpoint"]["step"] == 77
+        assert training.status["attempts"][0]["lastStep"] == 77
+
+    def test_resuming_waits_for_the_old_pods_then_takes_the_new_compute(self, training):
+        training.edit("suspend", True)
+        training.settle()
+        training.edit("compute", {"nodes": 1, "gpusPerNode": 0})
+        training.edit("suspend", False)
+        training.settle()
+        assert A2 not in training.jobs, "the old pods are still committing"
+        training.pods.clear()
+        training.settle()
+        assert training.jobs[A2]["spec"]["completions"] == 1
+        assert "Resumed" in training.event_reasons()
+
+    def test_old_pods_on_a_lost_node_are_not_waited_for_for_ever(self, training):
+        training.edit("suspend", True)
+        training.settle()
+        training.edit("suspend", False)
+        training.wait(361)
+        training.settle()
+        assert A2 in training.jobs
+
+    def test_an_attempt_that_had_failed_already_was_not_suspended(self, training):
+        training.fail(A1, 65)
+        training.edit("suspend", True)
+        training.settle()
+        assert training.told("Succeeded") == ("False", "BadData")
+
+    def test_a_compute_that_became_invalid_starts_nothing_and_can_be_mended(self, training):
+        training.edit("suspend", True)
+        training.settle()
+        training.pods.clear()
+        training.edit("compute", {"nodes": 3, "gpusPerNode": 0})
+        training.edit("suspend", False)
+        training.settle()
+        assert training.told("SpecValid")[0] == "False"
+        assert A2 not in training.jobs
+        training.edit("compute", {"nodes": 4, "gpusPerNode": 0})
+        training.settle()
+        assert training.jobs[A2]["spec"]["completions"] == 4
+
+
+class TestDeadline:
+    def test_training_time_ends_the_run_and_waiting_does_not_count(self):
+        world = World(activeDeadlineSeconds=1000)
+        world.start()
+        world.report(A1, 1, progress={"step": 1})
+        world.wait(200)
+        world.settle()
+        world.edit("suspend", True)
+        world.settle()
+        assert world.status["counts"]["trainingSeconds"] == 200
+        world.wait(100_000)
+        world.pods.clear()
+        world.edit("suspend", False)
+        again(world, A2)
+        assert world.told("Running")[0] == "True"
+        for _ in range(4):
+            world.wait(199)
+            world.report(A2, 2, progress={"step": 2})
+            world.settle()
+        assert world.told("Succeeded")[0] == "Unknown"
+        world.wait(4)
+        world.settle()
+        assert world.told("Succeeded") == ("False", "DeadlineExceeded")
+        assert not list(world.live_jobs())
+
+
+class TestKueue:
+    @pytest.fixture
+    def queued(self) -> World:
+        world = World(compute__queue="gpu-queue")
+        world.kueue_installed = True
+        world.settle()
+        world.jobs["llama-prepare"]["spec"]["suspend"] = False
+        world.succeed_prepare()
+        world.settle()
+        return world
+
+    def workload(self, world: World, kind: str, status: str, reason: str, message: str) -> None:
+        uid = world.jobs[A1]["metadata"]["uid"]
+        condition = {"type": kind, "status": status, "reason": reason, "message": message}
+        world.workloads["w"] = {
+            "metadata": {"name": "w", "ownerReferences": [{"kind": "Job", "uid": uid}]},
+            "status": {"conditions": [condition]},
+        }
+
+    def test_a_queued_run_says_what_it_waits_for(self, queued):
+        self.workload(queued, "QuotaReserved", "False", "Pending", "couldn't assign flavors: insufficient gpu")
+        queued.settle()
+        assert queued.told("Admitted") == ("False", "Pending")
+        assert "gpu-queue" in queued.condition("Admitted")["message"]
+        assert queued.status["summary"] == "Queued"
+        assert queued.told("Stalled")[0] == "False"
+
+    def test_a_queue_that_is_not_there_is_named(self, queued):
+        self.workload(queued, "QuotaReserved", "False", "Inadmissible", "LocalQueue gpu-queue doesn't exist")
+        queued.settle()
+        assert queued.told("Stalled") == ("True", "QueueNotReady")
+        assert "gpu-queue" in queued.condition("Stalled")["message"]
+
+    def test_admission_and_being_sent_back_inside_one_attempt(self, queued):
+        self.workload(queued, "Admitted", "True", "Admitted", "")
+        queued.jobs[A1]["spec"]["suspend"] = False
+        again(queued, A1)
+        assert queued.told("Admitted") == ("True", "Admitted")
+        assert queued.told("Running")[0] == "True"
+        self.workload(queued, "QuotaReserved", "False", "Preempted", "preempted to accommodate a higher priority")
+        queued.jobs[A1]["spec"]["suspend"] = True
+        queued.wait(100)
+        queued.settle()
+        assert queued.causes() == [None], "the attempt goes on once Kueue admits it again"
+        assert queued.told("Running") == ("False", "Queued")
+        assert queued.status["counts"]["trainingSeconds"] == 100
+        assert "Preempted" in queued.event_reasons()
+
+    def test_without_kueue_nothing_waits(self):
+        world = World(compute__queue="gpu-queue")
+        world.start()
+        assert world.told("Admitted") == ("False", "KueueNotInstalled")
+        assert world.told("Running")[0] == "True"
