@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -80,12 +80,23 @@ class InPod(Surroundings):
     def hears(self, record: dict[str, Any]) -> None:
         if self._own and record.get("event") is None:
             self._own.step(record["tokens_per_second"])
-        if self._told and self._reporter and self._told.record(record, moment()):
-            self._reporter.tell()
+        if self._told and self._reporter:
+            with self._never_fails():
+                if self._told.record(record, moment()):
+                    self._reporter.tell()
+
+    @contextmanager
+    def _never_fails(self) -> Iterator[None]:
+        """What cannot be told is not worth a run."""
+        try:
+            yield
+        except Exception as error:
+            print(f"progress reports: left out ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
 
     def resumed(self, state: TrainState) -> None:
         if self._told:
-            self._told.resumed(state.evaluations)
+            with self._never_fails():
+                self._told.resumed(state.evaluations)
 
     def store(self) -> None:
         if self._stored:
@@ -112,7 +123,8 @@ class InPod(Surroundings):
     def ended(self, report: dict[str, Any]) -> None:
         if not (self._told and self._reporter and self._stored):
             return
-        self._told.report(report)
+        with self._never_fails():
+            self._told.report(report)
         try:
             self._stored.save()
         finally:

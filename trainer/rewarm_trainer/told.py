@@ -19,6 +19,7 @@ from rewarm_api.status import (
     ReplayShare,
     SetEvaluation,
 )
+from rewarm_trainer.files import finite
 
 _NEWEST = 16
 
@@ -47,6 +48,7 @@ class Told:
 
     def record(self, record: Mapping[str, Any], now: str) -> bool:
         """Takes one record, written at `now` (RFC 3339); True when it is worth telling at once."""
+        record = finite(dict(record))
         kind = record.get("event")
         if kind is None:
             self._step(record)
@@ -103,7 +105,7 @@ class Told:
     def resumed(self, evaluations: list[dict[str, Any]]) -> None:
         """What earlier attempts had measured."""
         for look in evaluations:
-            self._evaluation(look)
+            self._evaluation(finite(look))
 
     def report(self, report: Mapping[str, Any]) -> None:
         """Takes report.json: the last word on everything that it holds."""
