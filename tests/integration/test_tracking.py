@@ -274,6 +274,37 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_in_a_pod_the_run_is_waited_for_and_left_open(server: MlflowServer, tmp_path: Path) -> None:
+    """The operator makes the run and ends it; the trainer adds to it, whoever of them comes first."""
+    client = client_of(server.uri)
+    tracker = begin(server.uri, tmp_path / "spool", uid="of-the-operator", owned=False)
+    train(tracker, range(1, 6))
+    while "waiting for the operator" not in (tracker.problem or ""):
+        time.sleep(0.1)
+    assert tracker.run_id is None
+    assert tracker.pending > 0
+    experiment = client.create_experiment("made-by-the-operator")
+    begun = begin(server.uri, tmp_path / "none", uid="nobody", owned=False, run_id="0" * 32)
+    other = client.create_run(experiment, tags={UID_TAG: "of-the-operator"}).info.run_id
+    named = begin(server.uri, tmp_path / "named", uid="of-the-operator", owned=False, run_id=other)
+    train(named, range(1, 6))
+    assert named.flush(60)
+    assert named.run_id == other, "by its id, whatever the experiment"
+    pubmed = client.get_experiment_by_name("pubmed")
+    place = pubmed.experiment_id if pubmed else client.create_experiment("pubmed")
+    run_id = client.create_run(place, tags={UID_TAG: "of-the-operator"}).info.run_id
+    assert tracker.flush(90)
+    assert tracker.run_id == run_id
+    assert history(server.uri, run_id, "train/loss") == losses(range(1, 6))
+    version = tracker.register("llama", "claim://runs/team/llama/step-00000040", {"rewarm.dev/run": "llama"})
+    assert version == "1"
+    assert tracker.finish("FAILED", deadline_seconds=60).delivered
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert not begun.finish("FAILED", deadline_seconds=1).delivered
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_killed_and_restarted_in_the_middle_gets_every_metric_once(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
