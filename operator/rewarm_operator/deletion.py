@@ -5,6 +5,8 @@ Works with an invalid spec, and with every child gone.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rewarm_operator import attempts, conditions, moments, names, tracking
 from rewarm_operator.actions import Action, Decision, DeleteJob, SetFinalizer
 from rewarm_operator.visit import Visit
@@ -25,8 +27,14 @@ def decide(visit: Visit) -> Decision:
     asked = moments.parse(visit.run["metadata"].get("deletionTimestamp"))
     wait = attempts.due_after(asked, MLFLOW_PATIENCE_SECONDS, visit.now)
     if _is_open(visit) and wait > 0:
-        return Decision((*actions, tracking.request(visit, end="KILLED")), min(wait, tracking.RETRY_SECONDS))
+        return Decision((*actions, tracking.request(visit, end=_end(visit))), min(wait, tracking.RETRY_SECONDS))
     return Decision((*actions, SetFinalizer(False)))
+
+
+def _end(visit: Visit) -> Literal["FINISHED", "FAILED", "KILLED"]:
+    """A verdict that MLflow has not heard of yet stands all the same."""
+    succeeded = conditions.find(visit.stored, "Succeeded").get("status")
+    return "FINISHED" if succeeded == "True" else "FAILED" if succeeded == "False" else "KILLED"
 
 
 def _is_open(visit: Visit) -> bool:

@@ -22,7 +22,7 @@ def run_id(visit: Visit) -> str:
 
 def begin(visit: Visit) -> None:
     """Have the MLflow run made, unless it is known. Its id goes into the status with whatever is written next."""
-    if not is_on(visit) or (visit.stored.get("tracking") or {}).get("runId"):
+    if (visit.stored.get("tracking") or {}).get("runId") or not is_on(visit):
         return
     registry = visit.observed.registry
     if registry.run_id:

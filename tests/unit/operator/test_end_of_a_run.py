@@ -241,6 +241,15 @@ class TestDeletion:
         assert world.registry.ended == "FINISHED"
         assert world.run is None
 
+    def test_a_verdict_that_mlflow_has_not_heard_of_yet_stands(self):
+        world = tracked()
+        world.mlflow_is_away = True
+        finished(world, "Pass")
+        world.mlflow_is_away = False
+        world.delete_run()
+        world.settle()
+        assert world.registry.ended == "FINISHED"
+
     def test_a_tracking_server_that_is_away_does_not_hold_it(self):
         world = tracked()
         world.mlflow_is_away = True
