@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -348,6 +349,32 @@ def test_logs_follow_until_the_run_has_ended(shell, name):
     following = shell.start("logs", name, "-f")
     patch_status(shell, name, SUCCEEDED)
     assert finish(following).code == 0
+
+
+def test_status_follows_in_a_pipe_by_lines_and_on_a_terminal_by_one_screen(shell, name):
+    patch_status(shell, name, TRAINING)
+    piped = shell.start("status", name, "-w")
+    assert piped.stdout is not None
+    assert piped.stdout.readline() == f"{name} Training · 62 %\n"
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "rewarm_cli", "status", name, "--watch"]
+    environment = {**shell.environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "60"}
+    shown = subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL)
+    os.close(terminal)
+    seen = _until(screen, b"Training")
+    patch_status(shell, name, SUCCEEDED)
+    seen += _until(screen, b"champion is version 7")
+    assert shown.wait(timeout=30) == 0, seen
+    assert b"Traceback" not in seen
+    assert f"{name} Succeeded" in finish(piped).out
+
+
+def _until(descriptor: int, words: bytes) -> bytes:
+    """What a terminal shows, up to these words and whatever came with them."""
+    seen = b""
+    while words not in seen:
+        seen += os.read(descriptor, 4096)
+    return seen
 
 
 def test_delete_waits_for_the_operator_and_says_what_stays(shell, name):
