@@ -1,0 +1,129 @@
+"""A run from its manifest to its verdict, by a real operator, a real API server and the real Job controller."""
+
+from __future__ import annotations
+
+import pytest
+from operator_process import Place, condition, counts, prepare_only, role
+from real_cluster import needs_control_plane
+
+pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
+
+FINALIZER = "rewarm.dev/run"
+
+
+def test_a_run_comes_to_its_end(place: Place):
+    path = place.submit()
+    with place.kubelet(), place.operator():
+        run = place.finished(path)
+    assert condition(run, "Succeeded") == ("True", "NoGates")
+    assert counts(run) == (1, 0, 0)
+    assert [item["cause"] for item in run["status"]["attempts"]] == ["Completed"]
+    assert run["status"]["checkpoint"]["step"] == 64
+    assert run["metadata"]["finalizers"] == [FINALIZER]
+    assert "kopf" not in str(run["metadata"])
+    assert place.job_names() == ["run-a1", "run-prepare"]
+    events = place.api.get(f"/api/v1/namespaces/{place.namespace}/events")["items"]
+    told = {event["reason"] for event in events if event["involvedObject"]["kind"] == "ContinualRun"}
+    assert "AttemptStarted" in told
+
+
+def test_a_failure_makes_a_new_attempt(place: Place):
+    path = place.submit()
+
+    def fails_once(pod):
+        if role(pod) == "prepare" or pod["metadata"]["labels"]["rewarm.dev/attempt"] != "1":
+            return (0, "")
+        return (70, "a bug")
+
+    with place.kubelet(fails_once), place.operator():
+        run = place.finished(path)
+    assert counts(run) == (2, 1, 0)
+    assert [item["cause"] for item in run["status"]["attempts"]] == ["Unknown", "Completed"]
+
+
+def test_an_invalid_spec_waits_until_it_is_mended(place: Place):
+    # Valid for the API server, which cannot add up epochs and lengths; not for the operator.
+    path = place.submit(spec__budget="{epochs: 1}", spec__schedule="{peakLearningRate: 1e-3, warmup: 120%}")
+    with place.kubelet(prepare_only), place.operator():
+        run = place.api.wait(path, lambda run: condition(run, "SpecValid")[0] == "False")
+        assert place.job_names() == []
+        assert "snapshotDigest" not in run["status"]
+        place.edit(path, {"spec": {"schedule": {"warmup": "1%"}}})
+        run = place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+    assert condition(run, "SpecValid")[0] == "True"
+
+
+def test_suspending_ends_the_attempt_and_resuming_makes_a_new_one(place: Place):
+    path = place.submit()
+    with place.kubelet(prepare_only), place.operator():
+        place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+        place.edit(path, {"spec": {"suspend": True}})
+        run = place.api.wait(path, lambda run: condition(run, "Suspended")[0] == "True")
+        place.api.wait(f"{place.jobs}/run-a1", lambda job: job is None)
+        assert run["status"]["attempts"][0].get("cause") in (None, "Suspended")
+        place.edit(path, {"spec": {"suspend": False}})
+        run = place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+    assert place.job_names() == ["run-a2", "run-prepare"]
+    assert counts(run) == (2, 0, 0)
+    assert [item.get("cause") for item in run["status"]["attempts"]] == ["Suspended", None]
+
+
+def test_deleting_ends_the_pods_and_then_the_run(place: Place):
+    path = place.submit()
+    with place.kubelet(prepare_only), place.operator():
+        place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+        assert place.api.call("DELETE", path)[0] == 200
+        place.api.wait(path, lambda run: run is None)
+        place.api.wait(f"{place.jobs}/run-a1", lambda job: job is None)
+    deletes = [request for request in place.proxy.changes if request.method == "DELETE"]
+    assert all(request.body["propagationPolicy"] == "Background" for request in deletes)
+    assert all(request.body["preconditions"]["uid"] for request in deletes)
+
+
+def test_a_run_deleted_while_no_operator_is_there_goes_when_one_comes(place: Place):
+    path = place.submit()
+    with place.kubelet(prepare_only):
+        with place.operator():
+            place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+        assert place.api.call("DELETE", path)[0] == 200
+        place.api.wait(path, lambda run: run is not None and "deletionTimestamp" in run["metadata"])
+        with place.operator():
+            place.api.wait(path, lambda run: run is None)
+
+
+def test_a_name_that_somebody_else_has_is_a_condition_and_no_end(place: Place):
+    services = f"/api/v1/namespaces/{place.namespace}/services"
+    foreign = {"metadata": {"name": "run"}, "spec": {"ports": [{"port": 80}]}}
+    assert place.api.call("POST", services, foreign)[0] == 201
+    path = place.submit()
+    with place.kubelet(), place.operator():
+        run = place.api.wait(path, lambda run: condition(run, "Stalled")[0] == "True")
+        assert condition(run, "Stalled")[1] == "NameCollision"
+        assert place.api.get(f"{services}/run")["spec"]["ports"][0]["port"] == 80
+        assert place.api.call("DELETE", f"{services}/run")[0] == 200
+        run = place.finished(path, within_s=120)
+    assert condition(run, "Succeeded")[0] == "True"
+    assert condition(run, "Stalled")[0] == "False"
+
+
+def test_a_quota_that_refuses_is_told_and_waited_for(place: Place):
+    quotas = f"/api/v1/namespaces/{place.namespace}/resourcequotas"
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    assert place.api.call("POST", quotas, quota)[0] == 201
+    place.api.wait(f"{quotas}/none", lambda found: "hard" in (found or {}).get("status", {}))
+    path = place.submit()
+    with place.kubelet(), place.operator():
+        run = place.api.wait(path, lambda run: condition(run, "Stalled")[0] == "True")
+        assert "quota" in str(run["status"]["conditions"])
+        assert place.api.call("DELETE", f"{quotas}/none")[0] == 200
+        run = place.finished(path, within_s=120)
+    assert condition(run, "Succeeded")[0] == "True"
+
+
+def test_a_queue_without_kueue_does_not_hold_a_run(place: Place):
+    path = place.submit(spec__compute="{nodes: 1, gpusPerNode: 0, queue: gpu}")
+    with place.kubelet(), place.operator():
+        run = place.finished(path)
+    assert condition(run, "Admitted") == ("False", "KueueNotInstalled")
+    job = place.api.get(f"{place.jobs}/run-a1")
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
