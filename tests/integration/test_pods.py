@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,72 @@ def test_metrics_of_both_nodes(world: World) -> None:
     for pod in pods:
         pod.process.send_signal(signal.SIGTERM)
     assert [pod.end() for pod in pods] == [143, 143]
+
+
+def test_a_run_goes_on_from_another_by_name(world: World, whole: PodRun) -> None:
+    """Continue run `whole` and replay what it saw: both are found beside this run, by name alone."""
+    run = PodRun.make(
+        world,
+        "next",
+        baseModel={"run": {"name": "whole", "checkpoint": "Final"}},
+        replay={"ratio": 0.25, "fromRun": {"name": "whole"}},
+        budget__tokens=2560,
+    )
+    shutil.rmtree(run.root / "claims" / "cache")
+    shutil.copytree(whole.root / "claims" / "runs" / "team" / "whole", run.stored.parent / "whole")
+    shutil.copytree(whole.root / "claims" / "cache", run.root / "claims" / "cache")
+    prepared = run.prepare()
+    assert prepared.end() == 0, prepared.log
+    first, second = run.attempt(nodes=2)
+    assert (first.end(), second.end()) == (0, 0), first.log
+    pins = Pins.model_validate_json((run.stored / "run" / "pins.json").read_text())
+    assert pins.base_model["resolved"] == {"name": "whole", "checkpoint": STEPS}
+    assert pins.base_model["uid"] == whole.snapshot.uid
+    assert set(pins.sources) == {"code", "whole-code", "general"}
+    alone = PodRun.make(world, "alone", baseModel={"run": {"name": "nobody"}})
+    missing = alone.prepare()
+    assert missing.end() == 66
+    assert "nothing of run nobody lies at claim://runs/team/nobody" in missing.termination.message
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[dict[str, str]]:
+    """An S3 server with a bucket `runs`; the environment that reaches it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    environment = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret"
+    )
+    client.create_bucket(Bucket="runs")
+    yield environment
+    server.stop()
+
+
+def test_the_same_on_a_bucket(world: World, whole: PodRun, bucket: dict[str, str]) -> None:
+    """Checkpoints, the run's own folder and (beside them, for want of another place) the cache in S3."""
+    run = PodRun.make(world, "bucketed", checkpoints__uri="s3://runs/team/bucketed/", cache=None)
+    prepared = run.prepare(**bucket)
+    assert prepared.end() == 0, prepared.log
+    said = prepared.termination.pins
+    assert said is not None
+    assert said.uri == f"s3://runs/team/bucketed/cache/runs/{run.snapshot.uid}/pins.json"
+    (pod,) = run.attempt(processes=2, **bucket)
+    pod.until("checkpoint committed after step 12")
+    pod.kill()
+    (pod,) = run.attempt(processes=2, **bucket)
+    assert pod.end() == 0, pod.log
+    report = pod.termination.report
+    assert report is not None
+    assert report.checkpoint is not None
+    assert report.checkpoint.uri == f"s3://runs/team/bucketed/step-{STEPS:08d}"
+    assert report.attempt is not None
+    assert (report.attempt.number, (report.attempt.first_step or 0) > 12) == (2, True)
+    log = [json.loads(line) for line in (pod.home / "work" / "log.jsonl").read_text().splitlines()]
+    rows = {line["step"]: line["rows"] for line in log if "event" not in line}
+    assert rows == {step: rows for step, (_, rows) in losses(whole).items()}

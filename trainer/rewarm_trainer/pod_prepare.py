@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
 from rewarm_api.reported import PinsSummary, SourceCount
@@ -71,22 +71,24 @@ def open_work(pod: Pod) -> tuple[WorkFolder, Snapshot]:
     work, snapshot = WorkFolder(pod.work), pod.snapshot()
     work.root.mkdir(parents=True, exist_ok=True)
     stored = StoredRun.of(work, checkpoints_uri(snapshot))
-    stored.restore(warn_into(work))
+    warnings: list[str] = []
+    stored.restore(warnings.append)
+    # Only now: the log that they go to is among what came.
+    warn(work, warnings)
     check_experiment(work, snapshot, stored.uri)
     write_snapshot(work, snapshot)
     return work, snapshot
 
 
-def warn_into(work: WorkFolder) -> Callable[[str], None]:
+def warn(work: WorkFolder, messages: Sequence[str]) -> None:
     """Warnings go to the log of the run as well as to that of the pod."""
-
-    def warn(message: str) -> None:
+    if not messages:
+        return
+    log = RunLog(work.log)
+    for message in messages:
         print(f"warning: {message}", file=sys.stderr, flush=True)
-        log = RunLog(work.log)
         log.write({"event": "warning", "message": message})
-        log.close()
-
-    return warn
+    log.close()
 
 
 def check_experiment(work: WorkFolder, snapshot: Snapshot, where: str) -> None:

@@ -25,7 +25,7 @@ from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.base import locate
 from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.corpus.tokenise import folder_of
-from rewarm_trainer.endings import STOPPED, Ending, cause_of, read_endings
+from rewarm_trainer.endings import STOPPED, Ending, cause_of, read_endings, write_ending
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.pod_prepare import Telling, open_work, pinned_at, read_pins, stored_pins, write_pins
 from rewarm_trainer.pod_settings import Pod
@@ -124,6 +124,7 @@ class Wrapper:
         self._asked_at: float | None = None
         self._agent: int = -1
         self._status: int | None = None
+        self._all_started = False
         self._signals, write = os.pipe()
         os.set_blocking(write, False)
         os.set_blocking(self._signals, False)
@@ -160,11 +161,21 @@ class Wrapper:
             if self._asked_at is not None and now > self._asked_at + self._pod.shutdown_seconds + 10.0:
                 say("the workers did not stop in time and are ended")
                 return
-            if first_failure is None and any(ending.code for ending in read_endings(self._pod.notes)):
+            if first_failure is None and self._has_failed():
                 first_failure = now
             if first_failure is not None and self._asked_at is None and now > first_failure + STRAGGLER_SECONDS:
                 say("the other workers of this node hang after a failure and are ended")
+                if not any(ending.code for ending in read_endings(self._pod.notes)):
+                    write_ending(self._pod.notes, Ending("pod", 137, "a worker went away without a word"))
                 return
+
+    def _has_failed(self) -> bool:
+        """Whether a worker ended badly: by its own word, or gone without one while torchrun waits for the others."""
+        endings = read_endings(self._pod.notes)
+        workers = sum(is_worker(number) for number in children_of(self._agent, deep=False))
+        self._all_started |= workers >= self._pod.processes
+        wordless = self._all_started and workers + len(endings) < self._pod.processes
+        return wordless or any(ending.code for ending in endings)
 
     def _reap(self) -> None:
         """Take the status of whatever ended; orphans come to process 1."""
@@ -205,14 +216,22 @@ class Wrapper:
                 os.read(self._signals, 4096)
 
 
-def children_of(number: int) -> list[int]:
-    """Every living process below one."""
+def children_of(number: int, deep: bool = True) -> list[int]:
+    """The processes below one; not `deep`: only its own children."""
     found: list[int] = []
     for path in Path(f"/proc/{number}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, path.read_text().split()):
-                found += [child, *children_of(child)]
+                found += [child, *(children_of(child) if deep else [])]
     return found
+
+
+def is_worker(number: int) -> bool:
+    """Whether this process is a training process that lives. (What a dead one was called, nobody knows.)"""
+    try:
+        return b"rewarm_trainer.pod_worker" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def adopt_orphans() -> None:

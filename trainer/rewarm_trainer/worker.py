@@ -63,6 +63,8 @@ class Worker:
     def _listen(self, record: dict[str, Any]) -> None:
         if self._listener:
             self._listener(record)
+            if self._listener.exporter:
+                self._listener.exporter.seconds(dict(self._state.seconds))
         self._around.hears(record)
 
     def _before_commit(self) -> None:
