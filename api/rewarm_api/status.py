@@ -178,8 +178,6 @@ class Counts(Observation):
     """Failures since the last new commit."""
     disruptions: Count = 0
     """Disruptions."""
-    training_seconds: Count = 0
-    """Seconds that all pods ran, over all attempts that have stopped; waiting is not counted."""
 
 
 class Attempt(Observation):
@@ -256,6 +254,8 @@ class RunStatus(Observation):
     """Share of training rows drawn from replay."""
     counts: Counts | None = None
     """Attempts and their ends."""
+    training_seconds: Count | None = None
+    """Seconds that all pods ran, over all attempts that have stopped; waiting is not counted."""
     attempts: Annotated[list[Attempt], Field(max_length=10)] = Field(default_factory=list)
     """The newest 10."""
     checkpoint: Checkpoint | None = None

@@ -135,7 +135,7 @@ def training_seconds(visit: Visit) -> float:
     running = visit.stored_condition("Running")
     since = moments.parse(running.get("lastTransitionTime")) if running.get("status") == "True" else None
     now = 0.0 if since is None else max(0.0, moments.seconds_between(since, visit.now))
-    return float((visit.stored.get("counts") or {}).get("trainingSeconds") or 0) + now
+    return float(visit.stored.get("trainingSeconds") or 0) + now
 
 
 def _out_of_time(visit: Visit) -> attempts.End | None:

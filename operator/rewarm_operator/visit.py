@@ -210,7 +210,7 @@ class Visit:
         since = moments.parse(before.get("lastTransitionTime"))
         if fact is not None and fact.status != "True" and before.get("status") == "True" and since is not None:
             ran = max(0, round(moments.seconds_between(since, self.now)))
-            self.counts["trainingSeconds"] = int(self.counts.get("trainingSeconds") or 0) + ran
+            self.status["trainingSeconds"] = int(self.status.get("trainingSeconds") or 0) + ran
 
     def _throttled(self) -> float:
         """Seconds until the next patch that is only numbers may be written."""

@@ -157,7 +157,7 @@ class TestDeadline:
         world.settle()
         world.edit("suspend", True)
         world.settle()
-        assert world.status["counts"]["trainingSeconds"] == 200
+        assert world.status["trainingSeconds"] == 200
         world.wait(100_000)
         world.pods.clear()
         world.edit("suspend", False)
@@ -219,7 +219,7 @@ class TestKueue:
         queued.settle()
         assert queued.causes() == [None], "the attempt goes on once Kueue admits it again"
         assert queued.told("Running") == ("False", "Queued")
-        assert queued.status["counts"]["trainingSeconds"] == 100
+        assert queued.status["trainingSeconds"] == 100
         assert "Preempted" in queued.event_reasons()
 
     def test_without_kueue_nothing_waits(self):
