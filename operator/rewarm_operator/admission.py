@@ -38,14 +38,13 @@ def take_snapshot(visit: Visit) -> None:
 
 def keep_snapshot(visit: Visit) -> bool:
     """The ConfigMap is there, or is made again if that gives the same experiment. False: it is lost."""
-    if visit.observed.config_map is not None:
-        return True
     snapshot = visit.snapshot
     if snapshot is not None:
-        visit.create(objects.config_map(visit.run, snapshot))
+        if visit.observed.config_map is None:
+            visit.create(objects.config_map(visit.run, snapshot))
         return True
     message = (
-        f"ConfigMap {visit.name} is gone, and resolving the spec again gives another experiment than "
+        f"ConfigMap {visit.name} is gone or unreadable, and resolving the spec again gives another experiment than "
         f"{visit.status.get('snapshotDigest')}: restore the ConfigMap, or delete the run and submit it anew"
     )
     visit.say("Degraded", "True", "SnapshotLost", message)

@@ -85,13 +85,10 @@ class Visit:
 
     @cached_property
     def snapshot(self) -> Mapping[str, Any] | None:
-        """The stored snapshot as JSON; while it is not stored yet, the one that it will be; None when both are lost."""
+        """The stored snapshot as JSON; while it is not stored yet, the one that it will be; None when it is lost."""
         stored = self.observed.config_map
         if stored is not None:
-            text = (stored.get("data") or {}).get(names.SNAPSHOT_KEY)
-            if text:
-                found: Mapping[str, Any] = json.loads(text)
-                return found
+            return _read(str((stored.get("data") or {}).get(names.SNAPSHOT_KEY) or ""))
         made = snapshots.resolved(self.run, self.settings).snapshot
         return made if made is not None and made["digest"] == self.status.get("snapshotDigest") else None
 
@@ -225,3 +222,12 @@ class Visit:
         told = {event.reason for event in self.events}
         if fact is not None and fact.status == "True" and fact.reason not in (before.get("reason"), *told):
             self.emit("Warning", fact.reason, fact.message)
+
+
+def _read(text: str) -> Mapping[str, Any] | None:
+    """A stored snapshot; None for what is none (somebody else's ConfigMap under our name and owner)."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "digest" in found else None

@@ -109,6 +109,16 @@ def test_a_lost_config_map_is_made_again_only_for_the_same_experiment(training):
     assert training.status["snapshotDigest"] in training.condition("Degraded")["message"]
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_config_map_that_holds_no_snapshot_starts_nothing(world, text):
+    world.settle()
+    world.config_map["data"] = {"snapshot.json": text}
+    world.succeed_prepare()
+    world.settle()
+    assert world.told("Stalled") == ("True", "SnapshotLost")
+    assert "llama-a1" not in world.jobs
+
+
 def test_somebody_elses_object_of_our_name_is_a_condition_and_passes_when_it_goes(world):
     world.foreign = {"Service/llama"}
     for _ in range(4):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from operator_world import World
+
+from rewarm_operator.reconcile import decide
 
 A1 = "llama-a1"
 
@@ -111,3 +115,27 @@ def test_preparation_waits_in_the_same_words(world):
     world.settle()
     assert world.told("Stalled") == ("True", "MissingSecret")
     assert world.status["summary"] == "Preparing"
+
+
+def test_a_create_that_is_refused_is_told_before_it_is_tried_again(world):
+    world.settle()
+    world.succeed_prepare()
+    message = 'jobs.batch "llama-a1" is forbidden: exceeded quota: jobs'
+    observed = replace(world.observed(), refused={"Job/llama-a1": message})
+    patch, create, *_ = decide(observed, world.settings).actions
+    stalled = next(each for each in patch.changes["conditions"] if each["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "CreateRefused")
+    assert message in stalled["message"]
+    assert create.body["metadata"]["name"] == "llama-a1"
+
+
+@pytest.mark.parametrize(
+    ("activity", "summary"),
+    [("training", "Training"), ("compiling", "Training"), ("baseline", "Evaluating"), ("Evaluating", "Evaluating")],
+)
+def test_the_summary_follows_what_rank_0_does(world, activity, summary):
+    world.start()
+    world.report(A1, 1, phase={"activity": activity})
+    world.wait(10)
+    world.settle()
+    assert world.status["summary"] == summary
