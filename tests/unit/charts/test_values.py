@@ -104,3 +104,22 @@ def test_every_value_is_explained():
             if "# --" not in lines[above]:
                 silent.append(line)
     assert silent == []
+
+
+@pytest.mark.parametrize("file", ["docs/install.md", "docs/monitoring.md", "docs/alerts.md", "charts/rewarm/README.md"])
+def test_documented_values_exist(file):
+    """`--set a.b=c` and `a.b` in backticks are keys of values.yaml."""
+    text = (CHART.parents[1] / file).read_text()
+    paths = re.findall(r"--set '?([A-Za-z.]+)=", text)
+    paths += [
+        path
+        for path in re.findall(r"`([a-z][A-Za-z]+(?:\.[a-zA-Z]+)+)(?:: [^`]*)?`", text)
+        if path.split(".")[0] in VALUES
+    ]
+    runs_own = {"checkpoints.everyMinutes"}
+    for path in set(paths) - runs_own:
+        schema = SCHEMA
+        for key in path.split("."):
+            known = schema.get("properties", {})
+            assert key in known or isinstance(schema.get("additionalProperties"), dict), f"{file}: {path}"
+            schema = known.get(key, {})
