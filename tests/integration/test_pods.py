@@ -264,7 +264,7 @@ def test_a_run_goes_on_from_another_by_name(world: World, whole: PodRun) -> None
     assert (first.end(), second.end()) == (0, 0), first.log
     pins = Pins.model_validate_json((run.stored / "run" / "pins.json").read_text())
     assert pins.base_model["resolved"] == {"name": "whole", "checkpoint": STEPS}
-    assert pins.base_model["uid"] == whole.snapshot.uid
+    assert pins.base_model["uid"] == json.loads((whole.stored / "run" / "snapshot.json").read_text())["uid"]
     assert set(pins.sources) == {"code", "whole-code", "general"}
     alone = PodRun.make(world, "alone", baseModel={"run": {"name": "nobody"}})
     missing = alone.prepare()
