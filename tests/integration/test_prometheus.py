@@ -32,15 +32,17 @@ from rewarm_operator.metrics import Metrics, Sources
 NAMESPACE, RUN = "ml", "tiny"
 
 
-def prometheus_is_missing() -> bool:
-    try:
-        program("prometheus")
-    except ClusterError:
-        return os.environ.get("REWARM_REQUIRE_CLUSTER") != "1"
-    return False
+# Of make test-cluster, which installs Prometheus; it needs no API server.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 
-pytestmark = pytest.mark.skipif(prometheus_is_missing(), reason="prometheus not found: apt-get install prometheus")
+@pytest.fixture(scope="module", autouse=True)
+def _prometheus_is_there() -> None:
+    if os.environ.get("REWARM_REQUIRE_CLUSTER") != "1":
+        try:
+            program("prometheus")
+        except ClusterError as error:
+            pytest.skip(str(error))
 
 
 def run_object(name: str, summary: str, conditions: dict[str, str], **status: Any) -> dict[str, Any]:
@@ -252,3 +254,11 @@ def test_what_rules_read_is_there(prometheus: ScrapingPrometheus) -> None:
     selectors = {found for text in expressions for found in re.findall(r"rewarm_\w+(?:\{[^}]*\})?", text)}
     assert len(selectors) >= 10
     assert {selector for selector in selectors if not prometheus.instant(selector)} == set()
+
+
+def test_alerts_have_unit_tests_that_pass(prometheus: ScrapingPrometheus) -> None:
+    """tests/unit/charts runs them too, where promtool is there: here it always is."""
+    folder = CHART.parents[1] / "tests" / "alerts"
+    command = [program("promtool"), "test", "rules", *(file.name for file in folder.glob("*.yaml"))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,8 @@ NODE = {
     "bridge plugin": "containernetworking-plugins",
 }
 IMAGES = {"debootstrap": "debootstrap", "buildah": "buildah"}
-E2E = NODE | IMAGES | {"prometheus": "prometheus", "promtool": "prometheus"}
+INTEGRATION = {"openssl": "openssl", "prometheus": "prometheus", "promtool": "prometheus"}
+E2E = NODE | IMAGES | INTEGRATION
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
 _NEVER_START = Path("/usr/sbin/policy-rc.d")
 

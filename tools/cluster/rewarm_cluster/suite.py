@@ -45,7 +45,7 @@ class Suite:
 
     def _tools(self, name: str) -> bool:
         binaries.build(binaries.SETS[name], self._say)
-        packages.ensure(packages.E2E if name == "e2e" else {"openssl": "openssl"}, self._say)
+        packages.ensure(packages.E2E if name == "e2e" else packages.INTEGRATION, self._say)
         return True
 
     def _integration(self) -> bool:
