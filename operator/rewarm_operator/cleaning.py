@@ -5,12 +5,14 @@ Pure. A deleted Job takes its pods and their logs with it, so the newest ones st
 
 from __future__ import annotations
 
-from rewarm_operator import attempts, conditions, moments, names
+from rewarm_operator import attempts, conditions, moments, names, reports
 from rewarm_operator.actions import DeleteJob
 from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
 KEPT_JOBS = 3
+ENDS_BY_ITSELF_SECONDS = 120.0
+"""Rank 0 tells that an attempt is complete; the others leave a moment later, and then its Job stays, with its logs."""
 
 
 def delete(visit: Visit, job: Object) -> None:
@@ -25,7 +27,8 @@ def clean(visit: Visit, live: int | None) -> None:
     numbers = sorted({*visit.attempt_jobs, *(() if live is None else (live,))}, reverse=True)
     kept = numbers[:KEPT_JOBS]
     for number, job in visit.attempt_jobs.items():
-        if number != live and (number not in kept or not attempts.is_over(job)):
+        is_spared = number == live or _is_leaving(visit, number, job)
+        if not is_spared and (number not in kept or not attempts.is_over(job)):
             delete(visit, job)
 
 
@@ -44,3 +47,14 @@ def clean_finished(visit: Visit) -> None:
             delete(visit, job)
     if visit.observed.jobs:
         visit.wake(wait)
+
+
+def _is_leaving(visit: Visit, number: int, job: Object) -> bool:
+    """The attempt completed, and the last of its pods are about to leave by themselves."""
+    entry = reports.attempt(visit.status, number) or {}
+    if entry.get("cause") != "Completed" or attempts.is_over(job):
+        return False
+    patience = attempts.due_after(moments.parse(entry.get("endTime")), ENDS_BY_ITSELF_SECONDS, visit.now)
+    if patience:
+        visit.wake(patience)
+    return patience > 0

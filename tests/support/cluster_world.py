@@ -90,7 +90,7 @@ class ClusterWorld:
             assert run is not None, f"run {name} is gone"
             if condition(run):
                 return True
-            assert status_of(run, "Succeeded") == "Unknown", f"run {name} ended: {self.story(name)}"
+            assert status_of(run, "Succeeded") != "False", f"run {name} failed"
             return False
 
         try:
@@ -105,7 +105,9 @@ class ClusterWorld:
         return self.wait(name, lambda run: _attempt(run) >= attempt and _step(run, attempt) >= step, within_s)
 
     def wait_succeeded(self, name: str, within_s: float = 420) -> Json:
-        return self.wait(name, lambda run: status_of(run, "Succeeded") == "True", within_s)
+        """The run once it has its verdict and MLflow has all of it: the verdict does not wait for MLflow."""
+        done = ("Succeeded", "Registered")
+        return self.wait(name, lambda run: all(status_of(run, kind) == "True" for kind in done), within_s)
 
     def pods(self, name: str, attempt: int | None = None) -> list[Json]:
         """Trainer pods of a run, by rank."""

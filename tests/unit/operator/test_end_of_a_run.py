@@ -215,6 +215,20 @@ class TestAfterwards:
         assert not world.jobs
         assert world.decide() == a.Decision()
 
+    @pytest.mark.parametrize("has_final_word", [True, False])
+    def test_a_completed_attempt_has_time_to_end_by_itself(self, training, has_final_word):
+        for rank in (1, 0):
+            training.end_pod(A1, rank, 0, message=verdict("Pass").to_message() if rank == 0 else "")
+        training.end_job(A1, "SuccessCriteriaMet", "SuccessPolicy")
+        training.settle()
+        assert training.told("Succeeded") == ("True", "GatesPassed")
+        assert A1 in training.jobs
+        if has_final_word:
+            training.end_job(A1, "Complete", "CompletionsReached")
+        training.wait(training.decide().requeue_after or 0)
+        training.settle()
+        assert (A1 in training.jobs) is has_final_word
+
     def test_without_a_time_to_live_they_stay(self, training):
         finished(training, "Pass")
         training.wait(10**7)
