@@ -310,19 +310,6 @@ def test_mlflow_answers_to_its_services_names():
     assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "kept"}
 
 
-def test_monitors_scrape_pods_and_leave_a_runs_own_labels():
-    objects = render({"podMonitor": {"enabled": True}, "watch": {"namespaces": ["a", "b"]}})
-    operator, runs = one(objects, "PodMonitor", "rewarm-operator"), one(objects, "PodMonitor", "rewarm-runs")
-    assert operator["spec"]["podMetricsEndpoints"][0]["honorLabels"] is True
-    assert runs["spec"]["namespaceSelector"] == {"matchNames": ["a", "b"]}
-    (endpoint,) = runs["spec"]["podMetricsEndpoints"]
-    relabelled = {entry["targetLabel"]: entry["sourceLabels"] for entry in endpoint["relabelings"]}
-    assert relabelled["run"] == ["__meta_kubernetes_pod_label_rewarm_dev_run"]
-    assert relabelled["namespace"] == ["__meta_kubernetes_namespace"]
-    wide = render({"podMonitor": {"enabled": True}, "watch": {"clusterWide": True}})
-    assert one(wide, "PodMonitor", "rewarm-runs")["spec"]["namespaceSelector"] == {"any": True}
-
-
 def test_network_policies_open_what_is_needed():
     objects = render({"networkPolicy": {"enabled": True}, "tracking": {"uri": "http://mlflow.lab.svc:5001"}})
     operator, runs = (
