@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,14 @@ Rule = tuple[str, str, str]
 
 def render(values: dict[str, Any] | None = None, *, name: str = "rewarm", namespace: str = "rewarm") -> list[Object]:
     """Every object of a release, hooks too. Raises what Helm raises on bad values."""
+    return copy.deepcopy(_rendered(json.dumps(values or {}), name, namespace))
+
+
+@cache
+def _rendered(values: str, name: str, namespace: str) -> list[Object]:
+    """Kept: the keys of a certificate and the CRD take a third of a second each time."""
     with helm.Chart.load(CHART) as chart:
-        files = chart.render(values or {}, name=name, namespace=namespace)
+        files = chart.render(json.loads(values), name=name, namespace=namespace)
     return [
         document
         for path, text in sorted(files.items())
