@@ -20,6 +20,8 @@ log = logging.getLogger("rewarm.informers")
 
 LONGEST_WATCH_SECONDS = 300
 DISCOVERY_SECONDS = 30.0
+MOST_LOOKS = 50
+"""Differences up to which objects are asked for one by one; beyond that, one whole list is cheaper."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 
 
@@ -64,14 +66,15 @@ class Informer:
         known = self._store.versions(self.resource.kind, self.namespace)
         items, _ = await pages(self._cluster, self.resource, self.namespace, self._selector, metadata_only=True)
         listed = {item["metadata"]["uid"]: item for item in items}
+        # Not in the list: made after it was taken, or gone. Only asking tells.
+        doubtful = [item for uid, item in known.items() if uid not in listed]
+        doubtful += [item for uid, item in listed.items() if uid not in known or revision(known[uid]) < revision(item)]
+        if len(doubtful) > MOST_LOOKS:
+            await self._list()
+            return len(doubtful)
         missed = 0
-        for uid, item in known.items():
-            if uid not in listed:
-                # Made after the list was taken, or gone: only asking tells.
-                missed += await self._look(item)
-        for uid, item in listed.items():
-            if uid not in known or revision(known[uid]) < revision(item):
-                missed += await self._look(item)
+        for item in doubtful:
+            missed += await self._look(item)
         return missed
 
     async def _look(self, item: Json) -> bool:

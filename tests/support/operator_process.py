@@ -250,6 +250,11 @@ class Place:
     proxy: FaultProxy
     kubeconfig: Path
     folder: Path
+    since: str = ""
+    """resourceVersion at the start of the test."""
+
+    def __post_init__(self) -> None:
+        self.since = self.api.get(self.jobs)["metadata"]["resourceVersion"]
 
     @property
     def api(self) -> Api:
@@ -289,6 +294,11 @@ class Place:
     def edit(self, path: str, patch: Json) -> None:
         status, answer = self.api.call("PATCH", path, patch)
         assert status == 200, answer
+
+    def jobs_made(self) -> list[str]:
+        """Names of all Jobs that ever were, from the API server's history: what comes twice was made twice."""
+        history = self.api.watch(self.jobs, timeout_s=1, resourceVersion=self.since)
+        return sorted(event["object"]["metadata"]["name"] for event in history if event["type"] == "ADDED")
 
     def job_names(self) -> list[str]:
         return sorted(job["metadata"]["name"] for job in self.api.get(self.jobs)["items"])

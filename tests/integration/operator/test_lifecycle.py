@@ -21,7 +21,7 @@ def test_a_run_comes_to_its_end(place: Place):
     assert run["status"]["checkpoint"]["step"] == 64
     assert run["metadata"]["finalizers"] == [FINALIZER]
     assert "kopf" not in str(run["metadata"])
-    assert place.job_names() == ["run-a1", "run-prepare"]
+    assert place.jobs_made() == ["run-a1", "run-prepare"]
     events = place.api.get(f"/api/v1/namespaces/{place.namespace}/events")["items"]
     told = {event["reason"] for event in events if event["involvedObject"]["kind"] == "ContinualRun"}
     assert "AttemptStarted" in told

@@ -1,0 +1,122 @@
+"""Reports of trainers: who is believed, by real tokens and the API server's own TokenReview."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from operator_process import OperatorProcess, Place, attempt, condition, operator_kubeconfig, prepare_only, rank, role
+from real_cluster import needs_control_plane
+
+pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
+
+REPORT = {"progress": {"step": 7, "tokens": 7168, "targetTokens": 65536, "percent": 10, "tokensPerSecond": 5.0}}
+
+
+@pytest.fixture
+def reporting(place: Place) -> Iterator[tuple[Place, OperatorProcess, str]]:
+    """A run that trains, its operator with a progress server, and the run's path."""
+    certificate, key = place.cluster.certificates.server("progress", "progress", ["127.0.0.1"])
+    operator_kubeconfig(place.cluster, place.namespace, place.proxy.url, progress={"enabled": True})
+    operator = place.operator(
+        progress_url="https://127.0.0.1:8443",
+        progress_certificate=str(certificate),
+        progress_key=str(key),
+        progress_ca_file=str(place.cluster.authority),
+    )
+    path = place.submit()
+    with place.kubelet(prepare_only), operator:
+        place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+        yield place, operator, path
+
+
+def pod_of(place: Place, number: int = 1, index: int = 0) -> Any:
+    pods = place.api.get(f"/api/v1/namespaces/{place.namespace}/pods")["items"]
+    return next(pod for pod in pods if role(pod) == "trainer" and attempt(pod) == number and rank(pod) == index)
+
+
+def token_of(place: Place, path: str, pod: Any, audience: str = "") -> str:
+    uid = place.api.get(path)["metadata"]["uid"]
+    audience = audience or f"rewarm.dev/{place.namespace}/run/{uid}"
+    return place.cluster.token(place.namespace, "default", audience=audience, pod=pod["metadata"]["name"])
+
+
+def post(place: Place, operator: OperatorProcess, token: str, body: Any, run: str = "run") -> tuple[int, Any]:
+    tls = ssl.create_default_context(cafile=str(place.cluster.authority))
+    connection = http.client.HTTPSConnection("127.0.0.1", operator.progress_port, context=tls, timeout=20)
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request("POST", f"/v1/progress/{place.namespace}/{run}", body=text, headers=headers)
+    answer = connection.getresponse()
+    answer.read()
+    retry_after = answer.getheader("Retry-After")
+    connection.close()
+    return answer.status, retry_after
+
+
+def test_rank_0_is_believed_and_nobody_else(reporting):
+    place, operator, path = reporting
+    token = token_of(place, path, pod_of(place))
+    assert post(place, operator, token, {"rewarm": REPORT})[0] == 204
+    run = place.api.wait(path, lambda run: ((run or {}).get("status", {}).get("progress") or {}).get("step") == 7)
+    assert run["status"]["progress"]["tokens"] == 7168
+
+    second = token_of(place, path, pod_of(place, index=1))
+    assert post(place, operator, second, {"rewarm": REPORT})[0] == 403
+    unbound = place.cluster.token(
+        place.namespace, "default", audience=f"rewarm.dev/{place.namespace}/run/{run['metadata']['uid']}"
+    )
+    assert post(place, operator, unbound, {"rewarm": REPORT})[0] == 401
+    elsewhere = token_of(place, path, pod_of(place), "rewarm.dev/other/run/uid")
+    assert post(place, operator, elsewhere, {"rewarm": REPORT})[0] == 401
+    assert post(place, operator, "made-up", {"rewarm": REPORT})[0] == 401
+    assert post(place, operator, token, {"rewarm": REPORT}, run="other")[0] == 401
+    stranger = place.api.call(
+        "POST",
+        f"/api/v1/namespaces/{place.namespace}/pods",
+        {
+            "metadata": {"name": "stranger", "labels": pod_of(place)["metadata"]["labels"]},
+            "spec": {"containers": [{"name": "trainer", "image": "localhost/x:1"}]},
+        },
+    )
+    assert stranger[0] == 201
+    assert post(place, operator, token_of(place, path, stranger[1]), {"rewarm": REPORT})[0] == 403
+
+
+def test_an_unmodified_kubeflow_callback_is_understood(reporting):
+    place, operator, path = reporting
+    body = {"trainerStatus": {"progressPercentage": 25, "metrics": [{"name": "current_step", "value": "16"}]}}
+    assert post(place, operator, token_of(place, path, pod_of(place)), body)[0] == 204
+    place.api.wait(path, lambda run: ((run or {}).get("status", {}).get("progress") or {}).get("step") == 16)
+
+
+def test_what_is_no_report_is_refused_in_one_line(reporting):
+    place, operator, path = reporting
+    token = token_of(place, path, pod_of(place))
+    assert post(place, operator, token, b"{")[0] == 400
+    assert post(place, operator, token, {"rewarm": {"progress": {"step": -1}}})[0] == 400
+    assert post(place, operator, token, b'{"x": "' + b"y" * 300_000 + b'"}')[0] == 413
+    codes = {post(place, operator, token, {"rewarm": REPORT}) for _ in range(40)}
+    assert (429, "1") in codes
+
+
+def test_a_pod_of_an_old_attempt_is_not_believed(reporting):
+    place, operator, path = reporting
+    token = token_of(place, path, pod_of(place))
+    assert post(place, operator, token, {"rewarm": REPORT})[0] == 204
+    place.edit(path, {"spec": {"suspend": True}})
+    place.api.wait(f"{place.jobs}/run-a1", lambda job: job is None)
+    assert post(place, operator, token, {"rewarm": REPORT})[0] in (401, 403)
+
+
+def test_a_standby_says_try_again(reporting):
+    place, first, path = reporting
+    token = token_of(place, path, pod_of(place))
+    with place.operator("operator-2", **{name[7:].lower(): text for name, text in first.settings.items()}) as second:
+        second.await_metric("rewarm_operator_leader", 0.0)
+        status, retry_after = post(place, second, token, {"rewarm": REPORT})
+    assert (status, retry_after) == (503, "5")
