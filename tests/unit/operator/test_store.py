@@ -1,0 +1,160 @@
+"""The store: the newest version wins whoever brings it, what is gone stays gone, and every change is told once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from rewarm_api.reported import Report
+from rewarm_operator.observed import Heartbeat, Registry
+from rewarm_operator.store import Key, Store
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+KEY = ("team", "llama")
+
+
+def run(version: int = 1, uid: str = "u1", **status: Any) -> dict[str, Any]:
+    metadata = {"namespace": "team", "name": "llama", "uid": uid, "resourceVersion": str(version)}
+    return {"metadata": metadata | {"managedFields": [{"manager": "x"}]}, "spec": {}, "status": status}
+
+
+def child(kind: str, name: str, version: int = 1, *, uid: str = "", owner: str = "u1", **more: Any) -> dict[str, Any]:
+    metadata = {"namespace": "team", "name": name, "uid": uid or f"{kind}-{name}", "resourceVersion": str(version)}
+    metadata |= {"labels": {"rewarm.dev/run-uid": "u1"}, "ownerReferences": [{"kind": "X", "uid": owner}]}
+    return {"metadata": metadata, **more}
+
+
+@pytest.fixture
+def told() -> list[Key]:
+    return []
+
+
+@pytest.fixture
+def store(told: list[Key]) -> Store:
+    store = Store(told.append)
+    store.put("ContinualRun", run())
+    told.clear()
+    return store
+
+
+def test_an_older_version_changes_nothing(store, told):
+    store.put("ContinualRun", run(10, phase="new"))
+    store.put("ContinualRun", run(9, phase="old"))
+    store.put("ContinualRun", run(10, phase="same"))
+    assert store.runs[KEY]["status"] == {"phase": "new"}
+    assert told == [KEY]
+
+
+def test_versions_are_numbers_not_text(store):
+    store.put("ContinualRun", run(9))
+    store.put("ContinualRun", run(10, phase="new"))
+    assert store.runs[KEY]["status"] == {"phase": "new"}
+
+
+def test_a_late_answer_brings_nothing_back(store):
+    store.remove("ContinualRun", run(5))
+    store.put("ContinualRun", run(6))
+    assert store.observe(KEY, NOW) is None
+
+
+def test_a_run_made_again_under_its_name_is_another_one(store):
+    store.refused("u1", "Job/llama-a1", "quota")
+    store.put("ContinualRun", run(20, uid="u2"))
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert observed.refused == {}
+    store.remove("ContinualRun", run(21, uid="u1"))
+    assert store.observe(KEY, NOW) is not None
+
+
+def test_children_are_observed_by_uid_and_only_owned_ones(store, told):
+    store.put("Job", child("Job", "llama-a1", spec={"completions": 2, "template": {"huge": 1}}))
+    store.put("Job", child("Job", "stranger", owner="other"))
+    store.put("ConfigMap", child("ConfigMap", "llama", data={"snapshot.json": "{}"}))
+    store.put("Service", child("Service", "llama", owner="other"))
+    store.put("Pod", child("Pod", "llama-a1-0", owner="Job-llama-a1"))
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert [job["metadata"]["name"] for job in observed.jobs] == ["llama-a1"]
+    assert observed.jobs[0]["spec"] == {"completions": 2}
+    assert observed.config_map is not None
+    assert observed.service is None
+    assert len(observed.pods) == 1
+    assert told == [KEY] * 5
+    store.remove("Job", child("Job", "llama-a1"))
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert observed.jobs == ()
+
+
+def test_a_job_made_again_is_not_removed_by_the_old_ones_end(store):
+    store.put("Job", child("Job", "llama-prepare", 1, uid="old"))
+    store.put("Job", child("Job", "llama-prepare", 5, uid="new"))
+    store.remove("Job", child("Job", "llama-prepare", 6, uid="old"))
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert [job["metadata"]["uid"] for job in observed.jobs] == ["new"]
+
+
+def test_children_that_come_before_their_run_are_there_when_it_comes(told):
+    store = Store(told.append)
+    store.put("Job", child("Job", "llama-a1"))
+    assert told == []
+    store.put("ContinualRun", run())
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert len(observed.jobs) == 1
+
+
+def test_workloads_belong_to_the_run_of_their_job(store, told):
+    workload = child("Workload", "job-llama-a1", uid="w")
+    workload["metadata"] |= {"labels": {}, "ownerReferences": [{"kind": "Job", "uid": "Job-llama-a1"}]}
+    store.put("Workload", workload)
+    assert told == []
+    store.put("Job", child("Job", "llama-a1"))
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert [item["metadata"]["name"] for item in observed.workloads] == ["job-llama-a1"]
+    store.put("Workload", {**workload, "metadata": {**workload["metadata"], "resourceVersion": "2"}})
+    assert told == [KEY, KEY]
+    store.remove("Workload", workload)
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert observed.workloads == ()
+
+
+def test_what_no_object_says_is_told_once_and_only_of_runs_that_exist(store, told):
+    store.collided("u1", "Service/llama", True)
+    store.collided("u1", "Service/llama", True)
+    store.refused("u1", "Job/llama-a1", "quota")
+    store.tracked("u1", Registry(run_id="m"))
+    store.tracked("u1", Registry(run_id="m"))
+    store.heard("u1", Heartbeat(1, "p", NOW, Report()))
+    store.collided("gone", "Service/x", True)
+    store.heard("gone", Heartbeat(1, "p", NOW, Report()))
+    assert told == [KEY] * 4
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert observed.collisions == ("Service/llama",)
+    assert observed.refused == {"Job/llama-a1": "quota"}
+    assert observed.registry.run_id == "m"
+    store.collided("u1", "Service/llama", False)
+    store.refused("u1", "Job/llama-a1", "")
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    assert (observed.collisions, observed.refused) == ((), {})
+    assert store.registry("gone") is None
+
+
+def test_nothing_of_a_deleted_run_stays(store):
+    store.put("Job", child("Job", "llama-a1"))
+    store.heard("u1", Heartbeat(1, "p", NOW, Report()))
+    store.remove("Job", child("Job", "llama-a1"))
+    store.remove("ContinualRun", run(9))
+    assert (store.runs, store._children, store._known, store._key_of, store._owner_of_job) == ({}, {}, {}, {}, {})
+
+
+def test_managed_fields_take_no_memory(store):
+    assert "managedFields" not in store.runs[KEY]["metadata"]
