@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -42,6 +42,8 @@ class Metrics:
     """`text` is what a scrape gets; safe from any thread, one at a time."""
 
     def __init__(self, sources: Sources) -> None:
+        # One more series for every result, which nobody asks for.
+        disable_created_metrics()
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._visits = Histogram(

@@ -112,7 +112,7 @@ class RegistryWorker:
         try:
             steps.all()
         except Exception as error:
-            return replace(steps.registry, problem=f"{server.name}: {_line(error)}")
+            return replace(steps.registry, problem=server.problem(_line(error)))
         return steps.registry
 
 
@@ -237,6 +237,10 @@ class Server:
                 raise
         self.client.set_registered_model_alias(model, alias, version)
 
+    def problem(self, text: str) -> str:
+        """What MLflow said, without the credentials: it often tells the whole address."""
+        return f"{self.name}: {text.replace(self._uri, self.name)}"[:400]
+
     def page(self, experiment_id: str, run_id: str) -> str:
         """Where people look the run up; empty for a store that is no server."""
         if not self.name.startswith(("http://", "https://")):
@@ -269,4 +273,4 @@ def _code(error: Exception) -> str | None:
 
 
 def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    return " ".join(str(error).split()) or type(error).__name__

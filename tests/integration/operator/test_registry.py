@@ -1,0 +1,136 @@
+"""MLflow brought to the asked state, by MLflow itself over its own database: found again, made once, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewarm_operator.actions import Track
+from rewarm_operator.observed import Registry
+from rewarm_operator.registry import RegistryWorker
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri, uri)
+
+
+class Worker:
+    """A worker whose answers are kept like the store keeps them."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Registry] = {}
+        self.answers: list[Registry] = []
+
+    def track(self, *tracks: Track, times: int = 1) -> Registry:
+        async def work() -> None:
+            arrived = asyncio.Event()
+
+            def answer(uid: str, registry: Registry) -> None:
+                self.known[uid] = registry
+                self.answers.append(registry)
+                arrived.set()
+
+            worker = RegistryWorker(lambda uid: self.known.get(uid, Registry()), answer, first_wait=0.05)
+            task = asyncio.create_task(worker.run())
+            for track in tracks:
+                arrived.clear()
+                for _ in range(times):
+                    worker.submit(track.uid, track)
+                await asyncio.wait_for(arrived.wait(), 120)
+            task.cancel()
+            worker.close()
+
+        asyncio.run(work())
+        return self.answers[-1]
+
+
+def track(uri: str, uid: str, **changes: Any) -> Track:
+    values: dict[str, Any] = {"uri": uri, "experiment": "pubmed", "run_name": "llama", "uid": uid}
+    return Track(**{**values, "tags": {"rewarm.dev/namespace": "team"}, **changes})
+
+
+def runs(client: Any, uid: str) -> list[Any]:
+    experiment = client.get_experiment_by_name("pubmed").experiment_id
+    return list(client.search_runs([experiment], f"tags.`rewarm.dev/run-uid` = '{uid}'"))
+
+
+def test_the_run_is_made_once_and_found_again_after_a_restart(uri, client):
+    first = Worker().track(track(uri, "u1"), times=3)
+    assert first.problem == ""
+    again = Worker().track(track(uri, "u1"))
+    assert again.run_id == first.run_id
+    (run,) = runs(client, "u1")
+    assert run.info.run_name == "llama"
+    assert run.data.tags["rewarm.dev/namespace"] == "team"
+    assert run.info.status == "RUNNING"
+
+
+def test_version_alias_and_end_are_each_done_once(uri, client):
+    wanted = track(
+        uri, "u2", model="llama", source="s3://runs/step-64/", version_tags={"rewarm.dev/forgetting": "0.01"},
+        alias="champion", end="FINISHED",
+    )  # fmt: skip
+    first = Worker().track(wanted)
+    assert (first.model_version, first.promoted_alias, first.promoted_version) == ("1", "champion", "1")
+    assert first.ended == "FINISHED"
+    again = Worker().track(wanted)
+    assert again == first
+    assert [str(v.version) for v in client.search_model_versions("name = 'llama'")] == ["1"]
+    assert str(client.get_model_version_by_alias("llama", "champion").version) == "1"
+    assert client.get_model_version("llama", "1").tags == {"rewarm.dev/forgetting": "0.01"}
+    assert runs(client, "u2")[0].info.status == "FINISHED"
+
+
+def test_a_rollback_moves_the_alias_to_the_named_version_only(uri, client):
+    Worker().track(track(uri, "u3", model="qwen", source="s3://runs/a/", alias="champion"))
+    Worker().track(track(uri, "u4", model="qwen", source="s3://runs/b/", alias="champion"))
+    assert str(client.get_model_version_by_alias("qwen", "champion").version) == "2"
+    back = Worker().track(track(uri, "u4", model="qwen", alias="champion", version="1"))
+    assert (back.promoted_version, back.problem) == ("1", "")
+    assert str(client.get_model_version_by_alias("qwen", "champion").version) == "1"
+
+
+def test_a_version_that_does_not_exist_is_a_problem_and_moves_nothing(uri, client):
+    Worker().track(track(uri, "u5", model="phi", source="s3://runs/c/", alias="champion"))
+    answer = Worker().track(track(uri, "u5", model="phi", alias="champion", version="99"))
+    assert "99" in answer.problem
+    assert answer.run_id
+    assert str(client.get_model_version_by_alias("phi", "champion").version) == "1"
+
+
+def test_a_server_that_is_away_is_a_problem_in_one_line_and_asked_again():
+    answer = Worker().track(track("http://user:secret@127.0.0.1:9", "u6"))
+    assert answer.problem.startswith("http://127.0.0.1:9: ")
+    assert "\n" not in answer.problem
+    assert "secret" not in answer.problem
+
+
+def test_without_an_address_nothing_is_asked():
+    asyncio.run(_submit_off())
+
+
+async def _submit_off() -> None:
+    answers: list[Registry] = []
+    worker = RegistryWorker(lambda uid: Registry(), lambda uid, registry: answers.append(registry))
+    worker.submit("u", track("", "u"))
+    assert worker._queue.empty()
+    worker.close()
+
+
+def test_a_local_folder_of_the_test_is_all_that_was_written(uri):
+    assert Path(uri.removeprefix("sqlite:///")).is_file()
