@@ -1,0 +1,212 @@
+"""What the operator costs: `python benchmarks/operator/run.py [--runs 1000] [--peer] [--write]` (make cluster-tools first).
+
+A real etcd, kube-apiserver, controller-manager and scheduler on this machine; pods on kwok's fake nodes. In order:
+
+1. the runs are applied at once, pods stand still: until every prepare Job exists
+2. the corpora are prepared while no operator runs; then one starts: until every attempt Job exists
+3. pods run and end: CPU time for each pod event, until every run has ended
+4. as many runs again, with everything running
+5. a restart with all of them finished: it must write nothing
+6. Kubeflow's training-operator 1.8.1 on the same control plane: as many PyTorchJobs of two replicas (--peer)
+
+Writes are those of the API server's audit log. CPU time and memory are the process's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools/cluster", "tests/support")]
+
+from world import JOBS, OPERATOR, PODS, RUNS, Operator, Watched, World, operator_account  # noqa: E402
+
+Result = dict[str, Any]
+
+
+def manifest(number: int) -> dict[str, Any]:
+    """A CPU run of one pod, as a user would write it."""
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    spec = {
+        "baseModel": {"scratch": {"config": config}},
+        "corpus": {"sources": [{"name": "new", "uri": "s3://corpora/new.jsonl"}]},
+        "replay": {"ratio": 0.25, "sources": [{"name": "old", "uri": "s3://corpora/old.jsonl"}]},
+        "schedule": {"peakLearningRate": 3e-4},
+        "budget": {"tokens": "2M"},
+        "training": {"sequenceLength": 128, "globalBatchTokens": 4096},
+        "checkpoints": {"uri": f"s3://runs/run-{number}/"},
+        "compute": {"gpusPerNode": 0},
+    }
+    metadata = {"name": f"run-{number}"}
+    return {"apiVersion": "rewarm.dev/v1alpha1", "kind": "ContinualRun", "metadata": metadata, "spec": spec}
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_attempt(job: dict[str, Any]) -> bool:
+    return job["metadata"].get("labels", {}).get("rewarm.dev/role") == "trainer"
+
+
+def is_preparation(job: dict[str, Any]) -> bool:
+    return job["metadata"].get("labels", {}).get("rewarm.dev/role") == "prepare"
+
+
+def is_prepared(job: dict[str, Any]) -> bool:
+    ended = [c for c in job.get("status", {}).get("conditions", []) if c["type"] == "Complete"]
+    return is_preparation(job) and any(condition["status"] == "True" for condition in ended)
+
+
+def is_finished(run: dict[str, Any]) -> bool:
+    found = {c["type"]: c["status"] for c in run.get("status", {}).get("conditions", [])}
+    return found.get("Succeeded") in ("True", "False")
+
+
+def measure(world: World, count: int) -> Result:
+    """Steps 1 to 5."""
+    account = operator_account(world)
+    preparations = Watched(world, JOBS, is_preparation)
+    prepared = Watched(world, JOBS, is_prepared)
+    attempts = Watched(world, JOBS, is_attempt)
+    finished = Watched(world, RUNS, is_finished)
+    result: Result = {"runs": count}
+
+    operator = Operator(world, account)
+    operator.wait_until_leading()
+    operator.wait_until_idle(2)
+    result["start_cpu"], result["idle_megabytes"] = operator.cpu_seconds(), operator.resident_megabytes()
+    began = time.monotonic()
+    world.create(RUNS, (manifest(number) for number in range(count)))
+    result["applied_seconds"] = time.monotonic() - began
+    result["prepare_jobs_seconds"] = preparations.wait(count, 300) - began
+    operator.wait_until_idle(3)
+    result["prepare_cpu"] = operator.cpu_seconds() - result["start_cpu"]
+    operator.stop()
+    say(f"1. {count} prepare Jobs after {result['prepare_jobs_seconds']:.1f} s, {result['prepare_cpu']:.2f} s of CPU")
+
+    world.pods_run()
+    prepared.wait(count, 600)
+    world.pods_stand_still()
+    began = time.monotonic()
+    operator = Operator(world, account)
+    result["attempt_jobs_seconds"] = attempts.wait(count, 300) - began
+    operator.wait_until_idle(2)
+    # A start costs the same without runs: that was measured in step 1.
+    result["attempt_cpu"] = operator.cpu_seconds() - result["start_cpu"]
+    say(f"2. {count} attempt Jobs after {result['attempt_jobs_seconds']:.1f} s, {result['attempt_cpu']:.2f} s of CPU")
+    result["writes_until_job"] = dict(world.writes_until_job(OPERATOR))
+
+    operator.wait_until_idle(3)
+    pods = Watched(world, PODS, lambda _: True, labelSelector="rewarm.dev/role=trainer")
+    pods.wait(count, 300)
+    first_cpu, first_events = operator.cpu_seconds(), pods.events
+    world.pods_run()
+    finished.wait(count, 900)
+    operator.wait_until_idle(5)
+    result["pod_events"] = pods.events - first_events
+    result["pod_cpu"] = operator.cpu_seconds() - first_cpu
+    result["full_megabytes"] = operator.resident_megabytes()
+    say(f"3. {count} runs ended: {result['pod_events']} pod events, {result['pod_cpu']:.2f} s of CPU")
+
+    began = time.monotonic()
+    world.create(RUNS, (manifest(count + number) for number in range(count)))
+    result["all_running_seconds"] = attempts.wait(2 * count, 900) - began
+    finished.wait(2 * count, 900)
+    result["all_finished_seconds"] = time.monotonic() - began
+    operator.wait_until_idle(5)
+    result["largest_megabytes"] = operator.resident_megabytes()
+    operator.stop()
+    say(f"4. {count} more: attempt Jobs after {result['all_running_seconds']:.1f} s, ended after "
+        f"{result['all_finished_seconds']:.1f} s")  # fmt: skip
+
+    before = world.audit_size()
+    operator = Operator(world, account)
+    operator.wait_until_leading()
+    operator.wait_until_idle(15)
+    writes = Counter(what for what, _ in world.records(OPERATOR, before) if not what.endswith("leases"))
+    result["restart_writes"] = dict(writes)
+    result["restart_cpu"], result["restart_megabytes"] = operator.cpu_seconds(), operator.resident_megabytes()
+    operator.stop()
+    say(f"5. restart with {2 * count} finished runs: {sum(result['restart_writes'].values())} writes")
+    return result
+
+
+def table(result: Result, peer: Result | None) -> str:
+    """The page's table, in Markdown."""
+    count = result["runs"]
+    writes = Counter(result["writes_until_job"])
+    of_runs = sum(number for what, number in writes.items() if what != "create events")
+    cpu = 1000 * (result["prepare_cpu"] + result["attempt_cpu"]) / count
+    lines = [
+        "| what | measured | bar |",
+        "|---|---|---|",
+        f"| {count:,} runs applied at once: every prepare Job exists | {result['prepare_jobs_seconds']:.1f} s | |",
+        f"| corpora prepared: every attempt Job exists, the operator's own start included | {result['attempt_jobs_seconds']:.1f} s | 30 s |",
+        f"| CPU time for each run until its attempt Job exists | {cpu:.1f} ms | 4 ms |",
+        f"| CPU time for each pod event after that (everything included) | "
+        f"{1000 * result['pod_cpu'] / result['pod_events']:.2f} ms | 1 ms |",
+        f"| writes for each run until its attempt Job exists | {of_runs / count:.2f} | 4 children + 2 |",
+        f"| Events beside them | {writes['create events'] / count:.2f} | |",
+        f"| {count:,} more with everything running: every attempt Job exists | {result['all_running_seconds']:.1f} s | |",
+        f"| resident memory: idle, {count:,} runs, {2 * count:,} runs | {result['idle_megabytes']:.0f}, "
+        f"{result['full_megabytes']:.0f}, {result['largest_megabytes']:.0f} MB | 200 MB |",
+        f"| restart with {2 * count:,} finished runs | {sum(result['restart_writes'].values())} writes, "
+        f"{result['restart_cpu']:.1f} s of CPU, {result['restart_megabytes']:.0f} MB | 0 writes |",
+    ]
+    if peer:
+        lines += [
+            f"| training-operator 1.8.1: {peer['pods']:,} pods of {count:,} PyTorchJobs exist | "
+            f"{peer['seconds']:.0f} s | |",
+            f"| training-operator 1.8.1: CPU time for each job, resident memory | {1000 * peer['cpu'] / count:.1f} ms, "
+            f"{peer['megabytes']:.0f} MB | |",
+        ]
+    return "\n".join(lines)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Replace what stands between the marks of docs/operator.md."""
+    page = path.read_text()
+    head, _, rest = page.partition("<!-- benchmarks/operator: begin -->")
+    _, _, tail = rest.partition("<!-- benchmarks/operator: end -->")
+    if not rest or not tail:
+        raise SystemExit(f"{path}: the marks of benchmarks/operator are missing")
+    marks = "<!-- benchmarks/operator: begin -->", "<!-- benchmarks/operator: end -->"
+    path.write_text(f"{head}{marks[0]}\n{text}\n{marks[1]}{tail}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--peer", action="store_true", help="measure Kubeflow's training-operator too")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/operator.md")
+    options = parser.parse_args()
+    peer = None
+    with tempfile.TemporaryDirectory(prefix="rewarm-bench-") as folder, World(Path(folder)) as world:
+        result = measure(world, options.runs)
+        if options.peer:
+            from peer import measure as measure_peer
+
+            peer = measure_peer(world, options.runs)
+    text = table(result, peer)
+    machine = f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, Kubernetes 1.36.3"
+    command = f"python benchmarks/operator/run.py --runs {options.runs}{' --peer' if options.peer else ''} --write"
+    text += f"\n\nMeasured with `{command}` on {machine}, everything on the same cores."
+    print(json.dumps({"result": result, "peer": peer}, indent=1), file=sys.stderr)
+    print(text)
+    if options.write:
+        write_page(ROOT / "docs/operator.md", text)
+
+
+if __name__ == "__main__":
+    main()
