@@ -44,8 +44,8 @@ def keep_snapshot(visit: Visit) -> bool:
             visit.create(objects.config_map(visit.run, snapshot))
         return True
     message = (
-        f"ConfigMap {visit.name} is gone or unreadable, and resolving the spec again gives another experiment than "
-        f"{visit.status.get('snapshotDigest')}: restore the ConfigMap, or delete the run and submit it anew"
+        f"ConfigMap {visit.name} does not hold snapshot {visit.status.get('snapshotDigest')}, and the spec does not "
+        "give it again: restore the ConfigMap (where the spec gives it: delete it), or submit the run anew"
     )
     visit.say("Degraded", "True", "SnapshotLost", message)
     visit.say("Stalled", "True", "SnapshotLost", message)

@@ -91,6 +91,7 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
 def _fold_heartbeat(visit: Visit, number: int, job: Object | None) -> None:
     heartbeat = _heartbeat(visit, number, job)
     if heartbeat is not None:
+        visit.has_heard = True
         reports.fold(visit, heartbeat.report, number)
 
 

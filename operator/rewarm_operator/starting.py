@@ -32,8 +32,7 @@ def post(visit: Visit, number: int) -> None:
     visit.say("Running", "False", "Starting", f"attempt {number}")
     if not kueue.tell_admission(visit, None):
         visit.status["summary"] = "Queued"
-    body = objects.attempt_job(pod_facts(visit, number))
-    visit.create(body)
+    visit.create(objects.attempt_job(pod_facts(visit, number)))
     is_counted = (visit.stored.get("counts") or {}).get("attempts") == number
     # With the number already written, the status is told once for all when the Job is seen.
-    visit.waits_for_job = is_counted and not visit.is_refused("Job", str(body["metadata"]["name"]))
+    visit.waits_for_job = is_counted and not visit.is_refused

@@ -45,6 +45,8 @@ class Visit:
         self.after: list[Action] = []
         self.events: list[Emit] = []
         self.look_again: float | None = None
+        self.has_heard = False
+        """A heartbeat of the attempt that runs is in the status that is being written."""
         self.waits_for_job = False
         """The one write of a transition comes once the Job that this decision posts is seen."""
 
@@ -88,9 +90,10 @@ class Visit:
         """The stored snapshot as JSON; while it is not stored yet, the one that it will be; None when it is lost."""
         stored = self.observed.config_map
         if stored is not None:
-            return _read(str((stored.get("data") or {}).get(names.SNAPSHOT_KEY) or ""))
-        made = snapshots.resolved(self.run, self.settings).snapshot
-        return made if made is not None and made["digest"] == self.status.get("snapshotDigest") else None
+            found = _read(str((stored.get("data") or {}).get(names.SNAPSHOT_KEY) or ""))
+        else:
+            found = snapshots.resolved(self.run, self.settings).snapshot
+        return found if found is not None and found["digest"] == self.status.get("snapshotDigest") else None
 
     @property
     def tracking(self) -> Mapping[str, Any]:
@@ -145,9 +148,10 @@ class Visit:
             self.say("Stalled", "True", "CreateRefused", f"{name} is refused: {self.observed.refused[name]}")
         self.after.append(Create(body))
 
-    def is_refused(self, kind: str, name: str) -> bool:
-        full = f"{kind}/{name}"
-        return full in self.observed.collisions or full in self.observed.refused
+    @property
+    def is_refused(self) -> bool:
+        """Whether an object that this run needs could not be made when it was asked for last."""
+        return bool(self.observed.collisions or self.observed.refused)
 
     def wake(self, seconds: float | None) -> None:
         """Look again after this many seconds, or sooner."""
@@ -163,7 +167,7 @@ class Visit:
             return
         if problem:
             self.say("Degraded", "True", "TrackingUnavailable", problem)
-        elif self.observed.heartbeat is not None or before.get("reason") in _TOLD_BY_US:
+        elif self.has_heard or before.get("reason") in _TOLD_BY_US:
             self.say("Degraded", "False", "AsExpected")
 
     def version_tags(self) -> dict[str, str]:
@@ -183,7 +187,7 @@ class Visit:
     # -- the decision --------------------------------------------------------------------------------------------------
 
     def decision(self) -> Decision:
-        """The status first (it is what later actions stand on), then objects, then Events."""
+        """The status first: it is what all else stands on. Events next, since an object that is refused ends the list."""
         self._tell_stalls()
         self._count_training()
         conditions.write(self.status, self.said, self.generation, moments.written(self.now))
@@ -195,7 +199,7 @@ class Visit:
             self.wake(wait)
             return Decision(self.objects_only(), self.look_again)
         patch = PatchStatus(changes, str(self.run["metadata"].get("resourceVersion", "")))
-        return Decision((patch, *self.deletes, *self.after, *self.events), self.look_again)
+        return Decision((patch, *self.events, *self.deletes, *self.after), self.look_again)
 
     def objects_only(self) -> tuple[Action, ...]:
         """What is to be done beside the status: Jobs go before others come."""

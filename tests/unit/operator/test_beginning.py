@@ -109,7 +109,7 @@ def test_a_lost_config_map_is_made_again_only_for_the_same_experiment(training):
     assert training.status["snapshotDigest"] in training.condition("Degraded")["message"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"digest": "sha256:of another experiment"}'])
 def test_a_config_map_that_holds_no_snapshot_starts_nothing(world, text):
     world.settle()
     world.config_map["data"] = {"snapshot.json": text}

@@ -122,11 +122,22 @@ def test_a_create_that_is_refused_is_told_before_it_is_tried_again(world):
     world.succeed_prepare()
     message = 'jobs.batch "llama-a1" is forbidden: exceeded quota: jobs'
     observed = replace(world.observed(), refused={"Job/llama-a1": message})
-    patch, create, *_ = decide(observed, world.settings).actions
+    patch, *events, create = decide(observed, world.settings).actions
+    assert [message in event.message for event in events if event.reason == "CreateRefused"] == [True]
     stalled = next(each for each in patch.changes["conditions"] if each["type"] == "Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "CreateRefused")
     assert message in stalled["message"]
     assert create.body["metadata"]["name"] == "llama-a1"
+
+
+def test_a_service_that_is_refused_is_told_although_the_attempt_is_counted_already(world):
+    world.settle()
+    world.succeed_prepare()
+    world.service = None
+    observed = replace(world.observed(), refused={"Service/llama": "exceeded quota: services"})
+    patch = decide(observed, world.settings).actions[0]
+    stalled = next(each for each in patch.changes["conditions"] if each["type"] == "Stalled")
+    assert "Service/llama is refused: exceeded quota" in stalled["message"]
 
 
 @pytest.mark.parametrize(
