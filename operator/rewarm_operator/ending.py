@@ -80,7 +80,14 @@ def _tell_end(visit: Visit, number: int, end: attempts.End) -> None:
 
 
 def fold_last_words(visit: Visit, number: int) -> None:
-    """A suspended trainer commits after its Job is deleted: what rank 0 says last still counts."""
+    """A suspended trainer commits after its Job is deleted: what rank 0 says last still counts.
+
+    Its pod may be gone before anybody reads its termination message; what it posted when it committed is not.
+    """
+    heartbeat = visit.observed.heartbeat
+    if heartbeat is not None and heartbeat.attempt == number:
+        reports.fold(visit, heartbeat.report.model_copy(update={"phase": None}), number)
+        visit.status.pop("phase", None)
     for pod in pods.of_attempt(number, visit.observed.pods):
         ended = pods.ended(pod) if pods.index(pod) == 0 else None
         said = None if ended is None else ended.termination

@@ -1,4 +1,4 @@
-"""What clusters do to training: processes die, pods are evicted, runs are suspended, the operator goes and comes back."""
+"""What clusters do to training: processes die, pods are evicted, runs are suspended, the operator comes and goes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,16 @@ def test_a_killed_process_and_an_evicted_pod_cost_one_attempt_each(world: Cluste
 def test_suspending_commits_and_resuming_goes_on_from_there(world: ClusterWorld):
     name = world.submit(world.manifest("paused", **LONG))
     world.wait_training(name, step=20)
+    pods = world.pods(name)
     world.cluster.kubectl("patch", "crun", name, "-n", NAMESPACE, "--type=merge", "-p", '{"spec": {"suspend": true}}')
-    paused = world.wait(
-        name,
-        lambda run: status_of(run, "Suspended") == "True" and causes(run) == ["Suspended"] and not world.pods(name),
-    )
+    world.wait(name, lambda run: status_of(run, "Suspended") == "True" and causes(run) == ["Suspended"])
+    for pod in pods:
+        world.cluster.api.wait(f"{PODS}/{pod['metadata']['name']}", lambda found: found is None)
+    # Its last words come with the last commit, after its Job was deleted.
+    paused = world.wait(name, lambda run: run["status"]["checkpoint"]["step"] == attempt_of(run, 1)["lastStep"])
     committed = paused["status"]["checkpoint"]["step"]
-    assert committed == attempt_of(paused, 1)["lastStep"] > 0
+    folder = f"{NAMESPACE}/{name}/"
+    assert any(f"-{committed:08}/" in key for key in world.s3.keys("checkpoints", folder))
     world.cluster.kubectl("patch", "crun", name, "-n", NAMESPACE, "--type=merge", "-p", '{"spec": {"suspend": false}}')
     resumed = world.wait_training(name, attempt=2)
     assert attempt_of(resumed, 2)["firstStep"] == committed + 1

@@ -7,6 +7,7 @@ from operator_world import World
 
 from rewarm_api.reported import Report, Termination
 from rewarm_operator import actions as a
+from rewarm_operator.observed import Heartbeat
 
 A1 = "llama-a1"
 CHECKPOINT = {"uri": "s3://runs/llama/checkpoints/step-00001954", "step": 1954}
@@ -234,6 +235,21 @@ class TestAfterwards:
         training.wait(10**7)
         training.settle()
         assert sorted(training.jobs) == ["llama-a1", "llama-prepare"]
+
+
+def test_the_last_commit_of_a_suspended_attempt_counts_when_its_pod_is_gone_first(training):
+    training.edit("suspend", True)
+    training.settle()
+    assert A1 not in training.jobs
+    training.heartbeat = last_words(training, checkpoint={"uri": "s3://runs/llama/step-00000106", "step": 106})
+    training.settle()
+    assert training.causes() == ["Suspended"]
+    assert training.status["checkpoint"]["step"] == 106
+
+
+def last_words(world: World, **said) -> Heartbeat:
+    """What rank 0 of attempt 1 posts after its Job is gone."""
+    return Heartbeat(1, "uid-of-a-pod-that-is-gone", world.now, Report.model_validate(said))
 
 
 class TestDeletion:
