@@ -43,7 +43,7 @@ class Metrics:
 
     def __init__(self, sources: Sources) -> None:
         # One more series for every result, which nobody asks for.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._visits = Histogram(

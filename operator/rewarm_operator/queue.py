@@ -1,7 +1,8 @@
 """Keys waiting for a visit: coalesced, one visit per key at a time, failures spaced by capped jittered backoff.
 
 First come, first served, so a run that fails again and again never keeps the others waiting. Nothing is handed out
-before `open` (the first sync, and leadership).
+before `open` (the first sync, and leadership). Events come in bursts (a pod alone sends five): after a visit, those of
+the next moment are one visit more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -19,6 +20,8 @@ K = TypeVar("K", bound=Hashable)
 
 VISITS = 12
 """At once. More would only wait for the API server, and hold more memory."""
+SPACING_SECONDS = 0.25
+"""Between the end of a visit and the next one that an event asks for. What a visit wrote itself is looked at at once."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 _PROMPT_REPEATS = 2
 
@@ -34,9 +37,15 @@ class Again(Exception):
 class Queue(Generic[K]):
     """`visit` gets a key and returns in how many seconds it wants it again in any case; None: only on a change."""
 
-    def __init__(self, visit: Callable[[K], Awaitable[float | None]], visits: int = VISITS) -> None:
+    def __init__(
+        self,
+        visit: Callable[[K], Awaitable[float | None]],
+        visits: int = VISITS,
+        spacing: float = SPACING_SECONDS,
+    ) -> None:
         self._visit = visit
-        self._limit = visits
+        self._limit, self._spacing = visits, spacing
+        self._ended: OrderedDict[K, float] = OrderedDict()
         self._ready: deque[K] = deque()
         self._waiting: set[K] = set()
         self._visited: dict[K, asyncio.Task[None]] = {}
@@ -64,16 +73,15 @@ class Queue(Generic[K]):
 
     def add(self, key: K) -> None:
         """The key wants a visit; not before the time until which the API server asked to be left alone."""
-        if (held := self._held.pop(key, 0.0)) > asyncio.get_running_loop().time():
+        now = asyncio.get_running_loop().time()
+        if (held := self._held.pop(key, 0.0)) > now:
             self._held[key] = held
-            return
-        self._cancel_timer(key)
-        if key in self._visited:
+        elif key in self._visited:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.append(key)
-            self._hand_out()
+        elif (moment := self._ended.get(key, 0.0) + self._spacing) > now:
+            self.add_after(key, moment - now)
+        else:
+            self._enqueue(key)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Add the key then, unless it is added earlier; of two times the earlier one counts."""
@@ -83,6 +91,13 @@ class Queue(Generic[K]):
         if timer is None or timer.when() > at:
             self._cancel_timer(key)
             self._timers[key] = loop.call_at(at, self._due, key)
+
+    def _enqueue(self, key: K) -> None:
+        self._cancel_timer(key)
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._hand_out()
 
     def _hand_out(self) -> None:
         while self._open and self._ready and len(self._visited) < self._limit:
@@ -103,10 +118,18 @@ class Queue(Generic[K]):
         self._again.discard(key)
         # After a failure even what has changed meanwhile waits: most often it is what the failed visit itself wrote.
         if changed and not failed:
-            self.add(key)
+            self._enqueue(key)
         elif wait is not None:
             self.add_after(key, wait)
+        self._remember_end(key)
         self._hand_out()
+
+    def _remember_end(self, key: K) -> None:
+        now = asyncio.get_running_loop().time()
+        self._ended[key] = now
+        self._ended.move_to_end(key)
+        while self._ended and next(iter(self._ended.values())) + self._spacing < now:
+            self._ended.popitem(last=False)
 
     def _after_failure(self, key: K, error: Exception) -> float:
         """Seconds until the next visit."""
@@ -125,6 +148,7 @@ class Queue(Generic[K]):
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)
         self._held.pop(key, None)
+        self._ended.pop(key, None)
         self.add(key)
 
     def _cancel_timer(self, key: K) -> None:

@@ -162,7 +162,8 @@ class Server:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         scheme, separator, rest = uri.partition("://")
-        self.name = scheme + separator + rest.rpartition("@")[2]  # without the credentials it may hold
+        who, at, where = rest.rpartition("@")
+        self.name, self._credentials = scheme + separator + where, who + at or "\0"
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
 
@@ -239,7 +240,7 @@ class Server:
 
     def problem(self, text: str) -> str:
         """What MLflow said, without the credentials: it often tells the whole address."""
-        return f"{self.name}: {text.replace(self._uri, self.name)}"[:400]
+        return f"{self.name}: {text.replace(self._credentials, '')}"[:400]
 
     def page(self, experiment_id: str, run_id: str) -> str:
         """Where people look the run up; empty for a store that is no server."""

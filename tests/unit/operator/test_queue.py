@@ -184,6 +184,29 @@ def test_retry_after_is_kept_even_when_the_key_changes():
     run(test)
 
 
+def test_a_burst_of_events_after_a_visit_is_one_visit_more():
+    async def test() -> None:
+        visits = Visits()
+        queue = Queue(visits, spacing=0.2)
+        loop = asyncio.get_running_loop()
+        queue.open()
+        queue.add("a")
+        await visits.until(lambda: len(visits.seen) == 1)
+        await asyncio.sleep(0)
+        began = loop.time()
+        for _ in range(20):
+            queue.add("a")
+            await asyncio.sleep(0)
+        queue.add("b")
+        await visits.until(lambda: visits.seen.count("a") == 2)
+        assert loop.time() - began >= 0.15
+        assert visits.seen == ["a", "b", "a"]
+        await asyncio.sleep(0.25)
+        assert visits.seen == ["a", "b", "a"]
+
+    run(test)
+
+
 def test_a_wished_time_is_kept_unless_a_change_comes_before():
     async def test() -> None:
         visits = Visits(lambda key, count: 60.0 if count == 1 else None)
