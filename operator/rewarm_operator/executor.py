@@ -56,7 +56,7 @@ class Executor:
             self._doubtful.discard(key)
 
     async def execute(self, key: Key, actions: tuple[Action, ...]) -> None:
-        """Raises Again, ApiError or NotLeading for the first action that fails."""
+        """Raises Again or NotLeading for the first action that fails."""
         uid = self._store.runs[key]["metadata"]["uid"]
         for action in actions:
             run = self._store.runs.get(key)
@@ -100,7 +100,7 @@ class Executor:
             raise Again(str(error)) from error
         if error.status == 429:
             raise Again(str(error), error.retry_after or 1.0) from error
-        raise error
+        raise Again(str(error)) from error
 
     async def _set_finalizer(self, key: Key, run: Json, present: bool) -> None:
         metadata = run["metadata"]

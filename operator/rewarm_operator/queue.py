@@ -21,7 +21,7 @@ K = TypeVar("K", bound=Hashable)
 VISITS = 12
 """At once. More would only wait for the API server, and hold more memory."""
 SPACING_SECONDS = 0.25
-"""Between the end of a visit and the next one that an event asks for. What a visit wrote itself is looked at at once."""
+"""Between the end of a visit and the next one that an event asks for; what a visit wrote is looked at at once."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 _PROMPT_REPEATS = 2
 
@@ -135,14 +135,15 @@ class Queue(Generic[K]):
         """Seconds until the next visit."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         wait = float(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0))
-        if not isinstance(error, Again):
-            log.error("%s: %s; again in %.1f s", key, _line(error), wait, exc_info=error)
-        elif error.after:
-            wait = max(error.after, wait)
-            self._held[key] = asyncio.get_running_loop().time() + wait
+        if isinstance(error, Again) and not error.after and failures <= _PROMPT_REPEATS:
+            return 0.0
+        if isinstance(error, Again):
+            if error.after:
+                wait = max(error.after, wait)
+                self._held[key] = asyncio.get_running_loop().time() + wait
             log.warning("%s: %s; again in %.1f s", key, _line(error), wait)
-        elif failures <= _PROMPT_REPEATS:
-            wait = 0.0
+        else:
+            log.error("%s: %s; again in %.1f s", key, _line(error), wait, exc_info=error)
         return wait
 
     def _due(self, key: K) -> None:

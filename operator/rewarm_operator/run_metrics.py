@@ -43,8 +43,8 @@ FAMILIES: Mapping[str, Family] = {
     "rewarm_run_checkpoint_committed_timestamp_seconds": Family("When the newest checkpoint was committed."),
     "rewarm_run_checkpoint_step": Family("Update of the newest committed checkpoint."),
     "rewarm_run_condition": Family("1 for the status that a condition has.", ("condition", "status")),
-    "rewarm_run_gpus": Family("GPUs that the run holds now: while an attempt runs, nodes times GPUs of a node."),
-    "rewarm_run_gpu_seconds": Family("GPU seconds of the attempts that the status shows.", counter=True),
+    "rewarm_run_gpus": Family("GPUs of the attempt whose pods run now."),
+    "rewarm_run_gpu_seconds": Family("GPU seconds while all pods ran, over all attempts.", counter=True),
     "rewarm_run_useful_gpu_seconds": Family("Of these, those whose training was not lost.", counter=True),
     "rewarm_run_heartbeat_timestamp_seconds": Family("When rank 0 was last heard."),
 }
@@ -104,20 +104,24 @@ def _bookkeeping(status: Json) -> Iterator[Sample]:
 def _gpus(spec: Json, status: Json, now: datetime) -> Iterator[Sample]:
     """Goodput: tokens that were trained twice took GPU time that served nothing."""
     compute = spec.get("compute") or {}
-    nodes, each = _number(compute.get("nodes", 1)) or 0.0, _number(compute.get("gpusPerNode", 1)) or 0.0
-    seconds, running, recomputed = 0.0, False, 0.0
-    for attempt in status.get("attempts") or ():
-        start, end = _moment(attempt.get("startTime")), _moment(attempt.get("endTime"))
-        if start is None:
-            continue
-        running = running or end is None
-        seconds += max(0.0, ((end or now) - start).total_seconds())
-        recomputed += _number(attempt.get("tokensRecomputed")) or 0.0
+    gpus = (_number(compute.get("nodes", 1)) or 0.0) * (_number(compute.get("gpusPerNode", 1)) or 0.0)
+    since = _running_since(status)
+    seconds = _number(status.get("trainingSeconds")) or 0.0
+    seconds += max(0.0, (now - since).total_seconds()) if since else 0.0
     tokens = _number((status.get("progress") or {}).get("tokens")) or 0.0
+    recomputed = sum(_number(each.get("tokensRecomputed")) or 0.0 for each in status.get("attempts") or ())
     useful = tokens / (tokens + recomputed) if tokens + recomputed > 0 else 1.0
-    yield "rewarm_run_gpus", [], nodes * each if running else 0.0
-    yield "rewarm_run_gpu_seconds", [], seconds * nodes * each
-    yield "rewarm_run_useful_gpu_seconds", [], seconds * nodes * each * useful
+    yield "rewarm_run_gpus", [], gpus if since else 0.0
+    yield "rewarm_run_gpu_seconds", [], seconds * gpus
+    yield "rewarm_run_useful_gpu_seconds", [], seconds * gpus * useful
+
+
+def _running_since(status: Json) -> datetime | None:
+    """Since when all pods of the attempt run; None while they do not."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Running" and condition.get("status") == "True":
+            return _moment(condition.get("lastTransitionTime"))
+    return None
 
 
 def _known(name: str, value: Any, labels: Sequence[str] = ()) -> Iterator[Sample]:

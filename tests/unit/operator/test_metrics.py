@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,7 +28,7 @@ RUN: dict[str, Any] = {
     "spec": {"gates": {"maxForgetting": 0.02}, "compute": {"nodes": 2, "gpusPerNode": 8}},
     "status": {
         "summary": "Training",
-        "conditions": [{"type": "Running", "status": "True"}, {"type": "Succeeded", "status": "Unknown"}],
+        "conditions": [{"type": "Running", "status": "False"}, {"type": "Succeeded", "status": "Unknown"}],
         "progress": {"step": 3, "tokens": 750, "targetTokens": 1000, "tokensPerSecond": 10.5},
         "learningRate": 0.0003,
         "evaluation": [
@@ -40,13 +40,8 @@ RUN: dict[str, Any] = {
         "replay": {"requested": 0.25, "realized": 0.2496},
         "counts": {"attempts": 2, "failures": 1, "disruptions": 0},
         "checkpoint": {"uri": "s3://x/", "step": 2, "committedAt": "2026-11-21T12:00:00Z"},
-        "attempts": [
-            {
-                "number": 1, "startTime": "2026-11-21T11:00:00Z", "endTime": "2026-11-21T11:00:50Z",
-                "tokensRecomputed": 250,
-            },
-            {"number": 2, "startTime": "2026-11-21T11:01:00Z", "endTime": "2026-11-21T11:01:50Z"},
-        ],
+        "trainingSeconds": 100,
+        "attempts": [{"number": 1, "tokensRecomputed": 250}, {"number": 2}],
     },
 }  # fmt: skip
 
@@ -88,12 +83,21 @@ def test_values_come_from_the_status():
     assert value(families, "rewarm_run_forgetting_budget", **WHERE) == 0.02
     assert value(families, "rewarm_run_replay_share", **WHERE) == 0.2496
     assert value(families, "rewarm_run_failures", **WHERE) == 1
-    assert value(families, "rewarm_run_condition", **WHERE, condition="Running", status="True") == 1
+    assert value(families, "rewarm_run_condition", **WHERE, condition="Running", status="False") == 1
     assert value(families, "rewarm_run_checkpoint_committed_timestamp_seconds", **WHERE) == 1795262400
     assert value(families, "rewarm_run_gpus", **WHERE) == 0
     assert value(families, "rewarm_run_gpu_seconds", "rewarm_run_gpu_seconds_total", **WHERE) == 1600
     useful = value(families, "rewarm_run_useful_gpu_seconds", "rewarm_run_useful_gpu_seconds_total", **WHERE)
     assert useful == 1200
+
+
+def test_a_running_attempt_holds_its_gpus_and_their_seconds_grow():
+    since = (datetime.now(UTC) - timedelta(seconds=50)).isoformat()
+    running = {"type": "Running", "status": "True", "lastTransitionTime": since}
+    families = parsed(metrics([{**RUN, "status": {**RUN["status"], "conditions": [running]}}]))
+    assert value(families, "rewarm_run_gpus", **WHERE) == 16
+    seconds = value(families, "rewarm_run_gpu_seconds", "rewarm_run_gpu_seconds_total", **WHERE)
+    assert 2400 <= seconds < 2500
 
 
 def test_the_operators_own_numbers():
