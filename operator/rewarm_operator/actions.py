@@ -94,6 +94,8 @@ class Track:
     end: Literal["", "FINISHED", "FAILED", "KILLED"] = ""
     version: str = ""
     """An existing version to move the alias to (promote, rollback) instead of registering `source`."""
+    ask: str = ""
+    """Which asking of a person this follows: what was done for an earlier one may have been undone since."""
 
 
 Action = SetFinalizer | Create | DeleteJob | DeletePod | PatchStatus | Annotate | Emit | Track

@@ -36,6 +36,8 @@ class Registry:
     promoted_alias: str = ""
     promoted_version: str = ""
     """The version that `promoted_alias` was last moved to."""
+    answered: str = ""
+    """`Track.ask` of the newest promotion that was done, or (then nothing moved) whose version is not there."""
     ended: str = ""
     """Terminal status that MLflow has for it: FINISHED, FAILED, KILLED or empty."""
     problem: str = ""

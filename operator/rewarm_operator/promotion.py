@@ -52,14 +52,17 @@ def follow(visit: Visit) -> None:
         expected = "expected true on a run with a registered version, or the number of an older version"
         _refuse(visit, f"{names.PROMOTE_ANNOTATION}: {found}{expected}; not promoted")
         return
-    registry = visit.observed.registry
-    if registry.promoted_alias == alias and registry.promoted_version == version:
+    registry, ask = visit.observed.registry, str(visit.run["metadata"].get("resourceVersion", ""))
+    if registry.answered == ask and (registry.promoted_alias, registry.promoted_version) != (alias, version):
+        model = visit.tracking.get("registeredModel")
+        _refuse(visit, f"{names.PROMOTE_ANNOTATION}: {model} has no version {version}; name one that it has")
+    elif registry.answered == ask:
         if not (visit.stored.get("promotion") or {}).get("reason", "").endswith(_by_hand(version)):
             record(visit, alias, version, _by_hand(version))
         visit.after.append(Annotate({names.PROMOTE_ANNOTATION: None}))
-        return
-    visit.after.append(tracking.request(visit, version=version, alias=alias))
-    visit.wake(tracking.RETRY_SECONDS)
+    else:
+        visit.after.append(tracking.request(visit, version=version, alias=alias, ask=ask))
+        visit.wake(tracking.RETRY_SECONDS)
 
 
 def _by_hand(version: str) -> str:

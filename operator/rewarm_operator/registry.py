@@ -147,8 +147,17 @@ class Steps:
         return version
 
     def _promote(self, version: str) -> None:
-        self._server.set_alias(self._track.model, self._track.alias, version)
-        self.registry = replace(self.registry, promoted_alias=self._track.alias, promoted_version=version)
+        ask = self._track.ask
+        try:
+            self._server.set_alias(self._track.model, self._track.alias, version)
+        except Exception as error:
+            if not ask or _code(error) != _NOT_THERE:
+                raise
+            # A person named a version that is not there: trying again would not make it.
+            self.registry = replace(self.registry, promoted_alias="", promoted_version="", answered=ask)
+            return
+        alias = self._track.alias
+        self.registry = replace(self.registry, promoted_alias=alias, promoted_version=version, answered=ask)
 
     def _end(self) -> None:
         if self.registry.ended != self._track.end:

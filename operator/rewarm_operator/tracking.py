@@ -51,6 +51,7 @@ def request(
     alias: str = "",
     end: Literal["", "FINISHED", "FAILED", "KILLED"] = "",
     version_tags: Mapping[str, str] | None = None,
+    ask: str = "",
 ) -> Track:
     """What to ask of MLflow; only called where tracking is on."""
     tracking = visit.tracking
@@ -72,4 +73,5 @@ def request(
         alias=alias,
         end=end,
         version=version,
+        ask=ask,
     )

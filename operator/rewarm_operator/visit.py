@@ -187,7 +187,7 @@ class Visit:
     # -- the decision --------------------------------------------------------------------------------------------------
 
     def decision(self) -> Decision:
-        """The status first: it is what all else stands on. Events next, since an object that is refused ends the list."""
+        """The status first: all else stands on it. Events next, since an object that is refused ends the list."""
         self._tell_stalls()
         self._count_training()
         conditions.write(self.status, self.said, self.generation, moments.written(self.now))

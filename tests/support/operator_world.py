@@ -99,6 +99,8 @@ class World(Kubernetes):
         self.heartbeat: Heartbeat | None = None
         self.registry = Registry()
         self.mlflow_is_away = False
+        self.aliases: dict[str, str] = {}
+        self.missing_versions: set[str] = set()
         self.kueue_installed = False
         self.foreign: set[str] = set()
         self.collisions: dict[str, None] = {}
@@ -223,7 +225,11 @@ class World(Kubernetes):
             known = replace(known, model_version="7")
         if track.alias:
             version = track.version or known.model_version
-            known = replace(known, promoted_alias=track.alias, promoted_version=version)
+            if version in self.missing_versions:
+                known = replace(known, promoted_alias="", promoted_version="", answered=track.ask)
+            else:
+                self.aliases[track.alias] = version
+                known = replace(known, promoted_alias=track.alias, promoted_version=version, answered=track.ask)
         self.registry = replace(known, ended=track.end or known.ended)
 
     def restart(self) -> None:

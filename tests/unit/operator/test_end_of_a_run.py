@@ -191,6 +191,26 @@ class TestAfterwards:
         assert world.run["metadata"]["annotations"] == {}
         assert world.status["tracking"]["modelVersion"] == "7"
 
+    def test_an_alias_that_another_run_has_taken_since_is_taken_back(self):
+        world = finished(tracked(), "Pass")
+        for _ in range(2):
+            world.aliases["best"] = "9"
+            world.annotate("rewarm.dev/promote", "true")
+            world.settle()
+            assert world.aliases["best"] == "7"
+            assert world.run["metadata"]["annotations"] == {}
+
+    def test_a_version_that_is_not_there_is_refused_once(self):
+        world = finished(tracked(), "Pass")
+        world.missing_versions = {"99"}
+        world.annotate("rewarm.dev/promote", "99")
+        world.settle()
+        assert world.aliases["best"] == "7"
+        assert "has no version 99" in world.status["promotion"]["reason"]
+        assert world.status["promotion"]["promoted"] is True
+        assert world.event_reasons().count("PromotionRefused") == 1
+        assert world.run["metadata"]["annotations"] == {}
+
     @pytest.mark.parametrize("asked", ["yes please", "true"])
     def test_what_cannot_be_promoted_is_refused_once(self, training, asked):
         finished(training, "Pass")
