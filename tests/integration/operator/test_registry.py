@@ -113,6 +113,15 @@ def test_a_version_that_does_not_exist_is_a_problem_and_moves_nothing(uri, clien
     assert str(client.get_model_version_by_alias("phi", "champion").version) == "1"
 
 
+def test_a_person_who_asks_for_a_version_that_does_not_exist_is_answered(uri, client):
+    Worker().track(track(uri, "u6", model="gpt", source="s3://runs/d/", alias="champion"))
+    answer = Worker().track(track(uri, "u6", model="gpt", alias="champion", version="99", ask="17"))
+    assert (answer.answered, answer.promoted_version, answer.problem) == ("17", "", "")
+    answer = Worker().track(track(uri, "u6", model="gpt", alias="champion", version="1", ask="18"))
+    assert (answer.answered, answer.promoted_version) == ("18", "1")
+    assert str(client.get_model_version_by_alias("gpt", "champion").version) == "1"
+
+
 def test_a_server_that_is_away_is_a_problem_in_one_line_and_asked_again():
     answer = Worker().track(track("http://user:secret@127.0.0.1:9", "u6"))
     assert answer.problem.startswith("http://127.0.0.1:9: ")
