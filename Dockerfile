@@ -43,8 +43,9 @@ RUN --mount=type=bind,source=requirements,target=/requirements \
     -r /tmp/requirements/operator.txt
 
 FROM operator-dependencies AS operator
-RUN --mount=type=bind,from=code,source=/wheels,target=/wheels \
-    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
+# Copied, not mounted: buildah's cache does not see a change in what is mounted from another stage.
+COPY --from=code /wheels /wheels
+RUN python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="rewarm operator" \
@@ -75,8 +76,9 @@ ENV HF_HOME=/var/lib/rewarm/hugging-face \
     MPLCONFIGDIR=/var/lib/rewarm/matplotlib
 
 FROM trainer-dependencies AS trainer
-RUN --mount=type=bind,from=code,source=/wheels,target=/wheels \
-    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
+# Copied, not mounted: buildah's cache does not see a change in what is mounted from another stage.
+COPY --from=code /wheels /wheels
+RUN python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="rewarm trainer" \
