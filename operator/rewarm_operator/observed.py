@@ -55,6 +55,8 @@ class Observed:
     service: Object | None = None
     jobs: tuple[Object, ...] = ()
     """Jobs with label rewarm.dev/run-uid of this run, any role."""
+    seen_jobs: frozenset[str] = frozenset()
+    """Names of the Jobs of this run that this process has seen; some may be gone."""
     pods: tuple[Object, ...] = ()
     workloads: tuple[Object, ...] = ()
     """Kueue Workloads of those Jobs."""

@@ -1,7 +1,7 @@
 """The attempts of a run: the one that should exist now, and what is seen of it. Pure.
 
 `counts.attempts` is written before an attempt's Job is posted and its entry once the Job was seen; so a number without
-entry was never posted, and an entry without Job was taken away.
+entry and without a trace of its Job was never posted, and one with an entry or a trace and no Job was taken away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def advance(visit: Visit, *, may_start: bool) -> None:
     visit.counts["attempts"] = number
     entry = reports.attempt(visit.status, number)
     job = visit.attempt_jobs.get(number)
-    if entry is None and job is None:
+    if entry is None and job is None and not _was_posted(visit, number):
         _first_post(visit, number, may_start=may_start)
     elif entry is None or not entry.get("cause"):
         _watch(visit, number, job, may_start=may_start)
@@ -31,6 +31,14 @@ def advance(visit: Visit, *, may_start: bool) -> None:
     still_open = not (reports.attempt(visit.status, number) or {}).get("cause")
     posted = int(visit.counts["attempts"])
     cleaning.clean(visit, number if still_open else posted if posted != number else None)
+
+
+def _was_posted(visit: Visit, number: int) -> bool:
+    """Whether the Job of a number without entry was there, and somebody has deleted it."""
+    if names.attempt_job(visit.name, number) in visit.observed.seen_jobs:
+        return True
+    # Pods that stay are those of a Job that the next watch event brings.
+    return any("deletionTimestamp" in pod["metadata"] for pod in pods.of_attempt(number, visit.observed.pods))
 
 
 def _first_post(visit: Visit, number: int, *, may_start: bool) -> None:

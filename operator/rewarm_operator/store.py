@@ -32,6 +32,8 @@ class Children:
     pods: dict[str, Json] = field(default_factory=dict)
     config_maps: dict[str, Json] = field(default_factory=dict)
     services: dict[str, Json] = field(default_factory=dict)
+    seen_jobs: set[str] = field(default_factory=set)
+    """Names; also of those that are gone."""
 
     def of(self, kind: str) -> dict[str, Json]:
         named = {"Job": self.jobs, "Pod": self.pods, "ConfigMap": self.config_maps, "Service": self.services}
@@ -177,6 +179,7 @@ class Store:
             config_map=_owned(children.config_maps.get(name), uid),
             service=_owned(children.services.get(name), uid),
             jobs=jobs,
+            seen_jobs=frozenset(children.seen_jobs),
             pods=tuple(children.pods.values()),
             workloads=workloads,
             kueue_installed=self.kueue_installed,
@@ -224,6 +227,8 @@ class Store:
         named[name] = trim.TRIMMERS[kind](item)
         if kind == "Job":
             self._owner_of_job[item["metadata"]["uid"]] = run_uid
+            if run_uid in owner_uids(item):
+                self._children[run_uid].seen_jobs.add(name)
         self._changed(run_uid)
 
     def _remove_child(self, kind: str, run_uid: str, name: str, uid: str) -> None:

@@ -102,6 +102,7 @@ class World(Kubernetes):
         self.aliases: dict[str, str] = {}
         self.missing_versions: set[str] = set()
         self.kueue_installed = False
+        self.seen_jobs: set[str] = set()
         self.foreign: set[str] = set()
         self.collisions: dict[str, None] = {}
         self.last_status_patch: datetime | None = None
@@ -119,6 +120,7 @@ class World(Kubernetes):
             config_map=config_map and trim.config_map(config_map),
             service=service and trim.service(service),
             jobs=tuple(map(trim.job, jobs)),
+            seen_jobs=frozenset(self.seen_jobs),
             pods=tuple(map(trim.pod, pods)),
             workloads=tuple(map(trim.workload, workloads)),
             kueue_installed=self.kueue_installed,
@@ -215,6 +217,7 @@ class World(Kubernetes):
             setattr(self, places[kind], body)
         else:
             self.jobs[name] = body
+            self.seen_jobs.add(name)
 
     def _track(self, track: a.Track) -> None:
         if self.mlflow_is_away:
@@ -236,6 +239,7 @@ class World(Kubernetes):
         """A new operator process: what only memory knew is gone."""
         self.heartbeat, self.registry, self.last_status_patch = None, Registry(), None
         self.leading_since = self.now
+        self.seen_jobs = set(self.jobs)
 
     # -- shorthands ----------------------------------------------------------------------------------------------------
 

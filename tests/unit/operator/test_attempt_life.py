@@ -232,6 +232,21 @@ class TestNextAttempt:
         assert training.causes() == ["Preempted", None]
         assert list(training.live_jobs()) == [A2]
 
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_a_number_is_not_used_again_when_its_job_is_deleted_before_its_entry_is_written(self, world, is_restarted):
+        world.settle()
+        world.succeed_prepare()
+        while A1 not in world.jobs:
+            world.step()
+        world.schedule(A1)
+        world.delete_job(A1)
+        if is_restarted:
+            world.restart()
+        world.settle()
+        assert world.causes() == ["Preempted", None]
+        assert world.posted.count(A1) == 1
+        assert list(world.live_jobs()) == [A2]
+
     def test_a_job_deleted_by_hand_after_rank_0_had_finished_is_completed(self, training):
         training.report(A1, 1, outcome="Succeeded")
         training.wait(10)

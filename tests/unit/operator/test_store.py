@@ -59,6 +59,14 @@ def test_a_late_answer_brings_nothing_back(store):
     assert store.observe(KEY, NOW) is None
 
 
+def test_a_job_that_is_gone_was_seen(store):
+    store.put("Service", child("Service", "llama"))
+    for owner in ("u1", "somebody"):
+        store.put("Job", child("Job", f"of-{owner}", owner=owner))
+        store.remove("Job", child("Job", f"of-{owner}", owner=owner))
+    assert store.observe(KEY, NOW).seen_jobs == {"of-u1"}
+
+
 def test_a_run_made_again_under_its_name_is_another_one(store):
     store.refused("u1", "Job/llama-a1", "quota")
     store.put("ContinualRun", run(20, uid="u2"))
