@@ -260,5 +260,7 @@ class RunStatus(Observation):
     """The newest 10."""
     checkpoint: Checkpoint | None = None
     """The newest committed checkpoint."""
+    committed_step: Count | None = None
+    """Furthest update that was ever committed: only a commit beyond it clears counts.failures."""
     tracking: TrackingStatus | None = None
     """Where to look the run up."""

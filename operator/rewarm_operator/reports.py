@@ -56,18 +56,19 @@ def _sets(known: list[Json], said: list[Json]) -> list[Json]:
 
 
 def _fold_checkpoint(visit: Visit, said: Mapping[str, Any]) -> None:
-    """A commit that is newer than any known one clears the failures: they count since the last one."""
+    """A commit beyond all earlier ones clears the failures: going back and doing the same again is no progress."""
     if not said.get("uri"):
         return
     step, known = int(said.get("step") or 0), visit.status.get("checkpoint") or {}
     if said == known:
         return
-    is_new = not known or step > int(known.get("step") or 0)
-    if is_new and visit.counts.get("failures"):
+    furthest = max(int(known.get("step") or 0), int(visit.status.get("committedStep") or 0))
+    if step > furthest and visit.counts.get("failures"):
         visit.counts["failures"] = 0
+    visit.status["committedStep"] = max(step, furthest)
     visit.status["checkpoint"] = dict(said)
     visit.say("Checkpointed", "True", "Committed", f"step {step} at {said['uri']}")
-    if is_new:
+    if step != known.get("step"):
         visit.emit("Normal", "CheckpointCommitted", f"step {step} at {said['uri']}")
 
 

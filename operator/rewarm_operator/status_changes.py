@@ -8,7 +8,7 @@ from typing import Any
 _MAY_WAIT = frozenset(
     {
         "progress", "learningRate", "phase", "evaluation", "forgetting", "gain", "gates", "replay", "checkpoint",
-        "summary", "counts", "attempts", "conditions",
+        "committedStep", "summary", "counts", "attempts", "conditions",
     }
 )  # fmt: skip
 """What heartbeats move; of the last three only parts (see `is_quiet`)."""

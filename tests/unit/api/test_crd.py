@@ -135,4 +135,4 @@ def test_the_status_of_the_contract_is_the_models():
     document = read_manifest(Path(__file__).parent / "status.yaml")
     status = RunStatus.model_validate(document)
     assert status.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
-    assert set(shapes(RunStatus)) == {*document, "snapshotDigest", "trainingSeconds"}
+    assert set(shapes(RunStatus)) == {*document, "snapshotDigest", "trainingSeconds", "committedStep"}

@@ -173,6 +173,20 @@ class TestNextAttempt:
             again(training, f"llama-a{int(name[-1]) + 1}")
         assert training.status["counts"]["failures"] == 2
 
+    def test_committing_again_what_was_lost_clears_nothing(self, training):
+        for number in range(1, 5):
+            name = f"llama-a{number}"
+            for step in (50, 100):
+                training.report(name, number, checkpoint=checkpoint(step))
+                training.wait(10)
+                training.settle()
+            training.fail(name, 70)
+            training.settle()
+            training.wait(301)
+            again(training, f"llama-a{number + 1}") if number < 4 else training.settle()
+        assert training.told("Succeeded") == ("False", "Unknown")
+        assert training.status["checkpoint"]["step"] == 100
+
     def test_failures_beyond_the_budget_end_the_run(self, training):
         for number in range(1, 5):
             training.fail(f"llama-a{number}", 70, message="Traceback: boom")
