@@ -19,6 +19,7 @@ from services import S3, Prometheus, start_mlflow
 
 from rewarm_cluster import binaries, images, packages
 from rewarm_cluster.client import Client, ForeignCluster
+from rewarm_cluster.errors import ClusterError
 from rewarm_cluster.machine import NODE_ADDRESS
 from rewarm_cluster.node import Cluster
 from rewarm_cluster.processes import Processes
@@ -51,7 +52,9 @@ def cluster(state: Path) -> Iterator[Client]:
     binaries.build(binaries.SETS["e2e"], say)
     packages.ensure(packages.E2E, say)
     own = Cluster(say=say)
-    # What a killed session left: a second one on this machine would fail with less to say.
+    if own.running():
+        raise ClusterError("a cluster of this machine runs already: make cluster-down (or name it by KUBECONFIG)")
+    # What a killed session left.
     own.stop(keep_images=True)
     before = machine_state()
     try:
