@@ -162,7 +162,10 @@ class FaultProxy:
 
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0), auto_decompress=False, read_bufsize=1 << 20
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
+            auto_decompress=False,
+            read_bufsize=1 << 20,
+            skip_auto_headers=["Accept-Encoding"],
         )
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/{path:.*}", self._handle)

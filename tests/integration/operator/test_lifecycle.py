@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
 import pytest
-from operator_process import Place, condition, counts, prepare_only, role
+from operator_process import Kubelet, Place, condition, counts, operator_kubeconfig, prepare_only, role, succeed
 from real_cluster import needs_control_plane
 
 pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
@@ -127,3 +131,45 @@ def test_a_queue_without_kueue_does_not_hold_a_run(place: Place):
     assert condition(run, "Admitted") == ("False", "KueueNotInstalled")
     job = place.api.get(f"{place.jobs}/run-a1")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+
+
+def test_kueue_that_is_installed_later_is_noticed(place: Place):
+    path = place.submit(spec__compute="{nodes: 1, gpusPerNode: 0, queue: gpu}")
+    with place.kubelet(prepare_only), place.operator():
+        place.api.wait(path, lambda run: condition(run, "Admitted") == ("False", "KueueNotInstalled"))
+        with workloads(place):
+            place.api.wait(path, lambda run: condition(run, "Admitted")[1] not in ("", "KueueNotInstalled"))
+        place.api.wait(path, lambda run: condition(run, "Admitted") == ("False", "KueueNotInstalled"))
+
+
+@contextlib.contextmanager
+def workloads(place: Place) -> Iterator[None]:
+    """Kueue's kind of objects, without Kueue: what the operator's discovery goes by."""
+    name = "workloads.kueue.x-k8s.io"
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": free}}
+    names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {"group": "kueue.x-k8s.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    place.cluster.apply([crd])
+    try:
+        yield
+    finally:
+        assert place.api.call("DELETE", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")[0] == 200
+
+
+def test_a_cluster_wide_operator_serves_every_namespace(cluster, place: Place):
+    kubeconfig = operator_kubeconfig(cluster, place.namespace, place.proxy.url, watch={"clusterWide": True})
+    other = cluster.namespace(f"{place.namespace}-other")
+    document = place.manifest()
+    document["metadata"]["namespace"] = other
+    path = f"/apis/rewarm.dev/v1alpha1/namespaces/{other}/continualruns"
+    assert cluster.api.call("POST", path, document)[0] == 201
+    operator = dataclasses.replace(place, kubeconfig=kubeconfig).operator(namespaces="")
+    with Kubelet(cluster, other, succeed), operator:
+        run = place.finished(f"{path}/run")
+    assert condition(run, "Succeeded") == ("True", "NoGates")
