@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from rewarm_api.errors import Problem
 from rewarm_operator import objects, snapshots
 from rewarm_operator.visit import Visit
+
+_STILL_EDITABLE = (
+    "spec.compute", "spec.retries", "spec.gates.onForgetting", "spec.activeDeadlineSeconds",
+    "spec.ttlSecondsAfterFinished", "spec.suspend", "spec.training.globalBatchTokens",
+)  # fmt: skip
+"""What can be wrong after the snapshot. The batch cannot be edited then, but may not fit a new number of processes."""
 
 
 def admit(visit: Visit) -> bool:
     """Say SpecValid. False: nothing new may be started; what runs goes on.
 
-    Until the snapshot is taken an edit mends the run. After that only operation can change (nodes, retries), and it is
-    checked once per generation.
+    Until the snapshot is taken an edit mends the run. After that only operation can change (nodes, retries): it is
+    checked once per generation, and the rest never again, since nobody could mend what a newer release finds in it.
     """
     known, is_taken = visit.stored_condition("SpecValid"), "snapshotDigest" in visit.stored
     if is_taken and known.get("status") == "True" and known.get("observedGeneration") == visit.generation:
         return True
-    found = snapshots.resolved(visit.run, visit.settings)
-    if not found.problems or (is_taken and found.lacks_default):
+    problems = snapshots.resolved(visit.run, visit.settings).problems
+    if is_taken:
+        problems = tuple(filter(_can_be_mended, problems))
+    if not problems:
         visit.say("SpecValid", "True", "Valid", "")
         return True
-    message = "; ".join(map(str, found.problems))
+    message = "; ".join(map(str, problems))
     visit.say("SpecValid", "False", "InvalidSpec", message)
+    if visit.stored_condition("Running").get("status") != "True":
+        visit.say("Stalled", "True", "SpecInvalid", message)
     if known.get("status") != "False" or known.get("message") != visit.said["SpecValid"].message:
         visit.emit("Warning", "SpecInvalid", message)
     return False
+
+
+def _can_be_mended(problem: Problem) -> bool:
+    return problem.field.startswith(_STILL_EDITABLE)
 
 
 def take_snapshot(visit: Visit) -> None:

@@ -26,8 +26,6 @@ class Resolved:
 
     problems: tuple[Problem, ...]
     snapshot: Mapping[str, Any] | None = None
-    lacks_default: bool = False
-    """The spec is valid, and this cluster has no default for what it leaves out."""
 
 
 _memory: OrderedDict[tuple[str, str, Defaults], tuple[Any, Resolved]] = OrderedDict()
@@ -57,7 +55,7 @@ def _resolve(run: Mapping[str, Any], defaults: Defaults) -> Resolved:
         return Resolved(validation.problems)
     problems = cluster_problems(validation.run, defaults)
     if problems:
-        return Resolved(problems, lacks_default=True)
+        return Resolved(problems)
     try:
         snapshot = resolve(validation.run, uid=str(run["metadata"]["uid"]), defaults=defaults)
     except ManifestError as error:

@@ -68,6 +68,7 @@ def test_an_invalid_spec_is_told_with_its_field_and_mend_and_can_be_mended():
     assert world.told("SpecValid") == ("False", "InvalidSpec")
     assert "spec.replay.ratio" in world.condition("SpecValid")["message"]
     assert world.event_reasons() == ["SpecInvalid"]
+    assert world.told("Stalled") == ("True", "SpecInvalid")
     assert (world.status["summary"], "snapshotDigest" in world.status) == ("Pending", False)
     assert not world.jobs
     assert not world.run["metadata"].get("finalizers")

@@ -142,10 +142,33 @@ class TestSuspend:
         training.edit("suspend", False)
         training.settle()
         assert training.told("SpecValid")[0] == "False"
+        assert training.told("Stalled") == ("True", "SpecInvalid")
         assert A2 not in training.jobs
         training.edit("compute", {"nodes": 4, "gpusPerNode": 0})
         training.settle()
         assert training.jobs[A2]["spec"]["completions"] == 4
+
+    def test_what_a_newer_release_finds_in_the_experiment_stops_no_run(self, training):
+        training.edit("suspend", True)
+        training.settle()
+        training.pods.clear()
+        training.run["spec"]["replay"]["ratio"] = 1.5
+        training.settings = type(training.settings)(trainer_image="t:2")
+        training.edit("suspend", False)
+        training.settle()
+        assert training.told("SpecValid") == ("True", "Valid")
+        assert A2 in training.jobs
+
+    def test_an_invalid_edit_leaves_alone_what_runs(self, training):
+        training.edit("compute", {"nodes": 3, "gpusPerNode": 0})
+        training.settle()
+        assert training.told("SpecValid")[0] == "False"
+        assert training.told("Running")[0] == "True"
+        assert training.told("Stalled")[0] == "False"
+        training.fail(A1, 143)
+        training.settle()
+        assert training.causes() == ["Preempted"]
+        assert training.told("Stalled") == ("True", "SpecInvalid")
 
 
 class TestDeadline:
