@@ -58,13 +58,13 @@ def after_the_end(visit: Visit) -> Decision:
 def _judge_gates(visit: Visit) -> tuple[str, str]:
     """The reason of Succeeded, and the condition GatesPassed."""
     gates = (visit.snapshot or {}).get("gates") or {}
-    asked = [name for name in ("maxForgetting", "minGain") if gates.get(name) is not None]
+    asked = {name for name, limit in gates.items() if limit is not None and name != "onForgetting"}
     results = visit.status.get("gates") or []
     if not asked and not results:
         visit.say("GatesPassed", "Unknown", "NoGates", "without gates nothing is promoted")
         return "NoGates", "no gates were asked for"
-    if not results:
-        message = "the verdict on the gates did not arrive: see report.json beside the checkpoints"
+    if missing := sorted(asked - {str(gate["name"]) for gate in results}):
+        message = f"the verdict on {', '.join(missing)} did not arrive: see report.json beside the checkpoints"
         visit.say("GatesPassed", "Unknown", "GatesInconclusive", message)
         return "GatesInconclusive", message
     worst = next((kind for kind in ("Fail", "Inconclusive") if any(g["result"] == kind for g in results)), "Pass")

@@ -10,6 +10,8 @@ from rewarm_api.reported import Report
 from rewarm_operator.visit import Json, Visit
 
 _DIGITS = 6
+_MOST_SETS = 128
+"""As many as the CRD takes: one more, and no status could be written again."""
 _AS_THEY_ARE = ("phase", "forgetting", "gain", "gates", "replay")
 _ON_FORGETTING = frozenset({"Warn", "RaiseReplay", "Stop", "ForgettingExceeded"})
 
@@ -52,7 +54,7 @@ def _sets(known: list[Json], said: list[Json]) -> list[Json]:
     by_name = {str(item["set"]): item for item in known}
     for item in said:
         by_name[str(item["set"])] = {**by_name.get(str(item["set"]), {}), **rounded(item)}
-    return list(by_name.values())
+    return list(by_name.values())[:_MOST_SETS]
 
 
 def _fold_checkpoint(visit: Visit, said: Mapping[str, Any]) -> None:

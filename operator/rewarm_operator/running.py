@@ -93,7 +93,10 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
         return None
     if visit.is_suspended:
         return attempts.End("Suspended", "spec.suspend is true", visit.now)
-    return _out_of_time(visit) or _hang(visit, number, job, is_judged=is_judged)
+    if (job.get("spec") or {}).get("suspend"):
+        return None  # Kueue has taken the machines back: whoever is silent now is meant to be.
+    out_of_time = None if is_judged else _out_of_time(visit)
+    return out_of_time or _hang(visit, number, job, is_judged=is_judged)
 
 
 def _fold_heartbeat(visit: Visit, number: int, job: Object | None) -> None:
@@ -161,7 +164,8 @@ def _out_of_time(visit: Visit) -> attempts.End | None:
 def _check_deadline(visit: Visit) -> None:
     """Training time that is spent ends the run, however the attempt ended."""
     limit = visit.spec.get("activeDeadlineSeconds")
-    if limit is not None and "Succeeded" not in visit.said and training_seconds(visit) >= float(limit):
+    is_open = "Succeeded" not in visit.said and not visit.is_true("Evaluated")
+    if limit is not None and is_open and training_seconds(visit) >= float(limit):
         finishing.fail(visit, "DeadlineExceeded", _deadline_words(limit))
 
 

@@ -72,6 +72,14 @@ class TestRunning:
         assert training.status["evaluation"] == [{"set": "pubmed", "role": "New", "baseline": 2.3, "latest": 2.1}]
         assert training.status["learningRate"] == 0.1
 
+    def test_a_pod_that_makes_sets_up_cannot_fill_the_status(self, training):
+        for turn in range(3):
+            made_up = [{"set": f"s{turn}-{number}", "role": "New", "latest": 1.0} for number in range(100)]
+            training.report(A1, 1, evaluation=made_up)
+            training.wait(10)
+            training.settle()
+        assert len(training.status["evaluation"]) == 128
+
     def test_heartbeats_write_at_most_once_in_ten_seconds(self, training):
         training.wait(100)
         before = len(training.writes)

@@ -73,6 +73,13 @@ class TestVerdict:
         assert world.told("Succeeded") == ("True", "GatesInconclusive")
         assert world.registry.promoted_alias == ""
 
+    def test_one_gate_of_two_that_passed_promotes_nothing(self):
+        world = tracked(gates={"maxForgetting": 0.02, "minGain": 0.05})
+        finished(world, "Pass")
+        assert world.told("Succeeded") == ("True", "GatesInconclusive")
+        assert "minGain" in world.condition("GatesPassed")["message"]
+        assert world.registry.promoted_alias == ""
+
     def test_the_last_heartbeat_tells_as_much_as_the_last_words(self, training):
         said = verdict("Pass").report
         training.report(A1, 1, **said.to_json())

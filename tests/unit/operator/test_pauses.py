@@ -196,6 +196,20 @@ class TestDeadline:
         assert world.told("Succeeded") == ("False", "DeadlineExceeded")
         assert not list(world.live_jobs())
 
+    def test_a_run_that_is_judged_already_is_not_out_of_time(self):
+        world = World(activeDeadlineSeconds=1000)
+        world.start()
+        world.wait(990)
+        world.report(A1, 1, outcome="Succeeded")
+        world.settle()
+        world.wait(20)
+        world.report(A1, 1, outcome="Succeeded")
+        world.settle()
+        assert world.causes() == [None]
+        world.succeed(A1)
+        world.settle()
+        assert world.told("Succeeded")[0] == "True"
+
 
 class TestKueue:
     @pytest.fixture
@@ -240,7 +254,9 @@ class TestKueue:
         queued.jobs[A1]["spec"]["suspend"] = True
         queued.wait(100)
         queued.settle()
-        assert queued.causes() == [None], "the attempt goes on once Kueue admits it again"
+        queued.wait(1000)
+        queued.settle()
+        assert queued.causes() == [None], "the attempt goes on once Kueue admits it again, and silence is no hang"
         assert queued.told("Running") == ("False", "Queued")
         assert queued.status["trainingSeconds"] == 100
         assert "Preempted" in queued.event_reasons()
