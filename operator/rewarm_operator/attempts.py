@@ -110,7 +110,7 @@ def classify(job: Object, members: Sequence[Object], at: datetime, *, finished_b
         return End(_cause_of(culprit), _sentence(culprit), at, first_word or culprit.termination)
     if stuck:
         return End("NodeLost", "a pod does not end after its grace period: its node is lost", at, first_word)
-    return End(*_by_the_jobs_word(job), at, first_word)
+    return End(*(_rejected(members) or _by_the_jobs_word(job, len(members))), at, first_word)
 
 
 def vanished(members: Sequence[Object], at: datetime, *, finished_by_record: bool) -> End:
@@ -219,8 +219,18 @@ def _sentence(ending: pods.Ended) -> str:
     return f"rank {ending.rank} exited with {ending.code}" + (f": {words}" if words else "")
 
 
-def _by_the_jobs_word(job: Object) -> tuple[str, str]:
-    """The cause when no pod is left to ask."""
+def _rejected(members: Sequence[Object]) -> tuple[str, str] | None:
+    """A pod that failed before its container began, for example because its node had no GPU after all."""
+    for pod in members:
+        status = pod.get("status") or {}
+        if pods.phase(pod) == "Failed" and pods.ended(pod) is None and status.get("reason"):
+            why = one_line(f"{status['reason']}: {status.get('message') or ''}", 500)
+            return "Unknown", f"pod {pod['metadata']['name']} did not start, {why}"
+    return None
+
+
+def _by_the_jobs_word(job: Object, left: int) -> tuple[str, str]:
+    """The cause when no pod tells it; `left`: how many of them are still there."""
     verdict = _verdict(job) or {}
     message = one_line(str(verdict.get("message") or ""), 500)
     if verdict.get("reason") == "PodFailurePolicy":
@@ -229,6 +239,9 @@ def _by_the_jobs_word(job: Object) -> tuple[str, str]:
         code = _EXIT_CODE.search(message)
         if code is not None:
             return CAUSE_OF_CODE.get(int(code[1]), "Unknown"), message
+    if verdict.get("reason") == "BackoffLimitExceeded" and left < int((job.get("spec") or {}).get("completions") or 1):
+        # A pod that failed by itself stays: this one was deleted, and went with its exit code.
+        return "Preempted", f"a pod was deleted ({message})"
     return "Unknown", message or "its pods are gone, and nothing says why"
 
 

@@ -125,6 +125,24 @@ def test_the_job_tells_the_code_of_a_pod_that_is_gone(training):
     assert cause(training) == "BadData"
 
 
+def test_a_pod_that_was_deleted_with_its_exit_code_was_taken_away(training):
+    training.pods.clear()
+    training.end_job(A1, "Failed", "BackoffLimitExceeded")
+    training.wait(attempts.SETTLE_SECONDS)
+    assert cause(training) == "Preempted"
+
+
+def test_a_pod_that_its_node_rejects_is_named_with_the_reason(training):
+    rejection = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no healthy nvidia.com/gpu"}
+    training.pod(A1, 1)["status"] = rejection
+    training.end_job(A1)
+    training.wait(attempts.SETTLE_SECONDS)
+    end = judge(training).end
+    assert end is not None
+    assert end.cause == "Unknown"
+    assert "UnexpectedAdmissionError: no healthy nvidia.com/gpu" in end.message
+
+
 def test_a_verdict_waits_a_moment_for_the_last_words_of_the_pods(training):
     training.end_job(A1)
     assert judge(training) == attempts.Judged(look_again=10.0)
