@@ -7,7 +7,9 @@ still speak (trainer.md, "all problems come at once"). What is broken or missing
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,7 +30,7 @@ class Reader:
         """An instance of `model`; invalid fields are None. Adds a problem for each field that cannot be read."""
         known = shapes(model)
         values: dict[str, Any] = {}
-        by_alias = {str(info.alias): name for name, info in model.model_fields.items()}
+        by_alias = _names(model)
         for key, value in document.items():
             here = f"{path}.{key}".removeprefix(".")
             if key not in known:
@@ -41,6 +43,9 @@ class Reader:
                 here = f"{path}.{key}".removeprefix(".")
                 self.problems.append(Problem(here, NOTHING, shape.expected, f"add {key}: it is required"))
                 values[by_alias[key]] = None
+        for name, default in _defaults(model).items():
+            if name not in values:
+                values[name] = default()
         return model.model_construct(_fields_set=given, **values)
 
     def value(self, shape: Shape, value: Any, path: str) -> Any:
@@ -79,6 +84,26 @@ class Reader:
         except ValidationError as error:
             self.problems.append(_leaf_problem(shape, value, path, error))
             return None
+
+
+@cache
+def _names(model: type[Spec]) -> Mapping[str, str]:
+    """Field names by the key that a manifest uses."""
+    return {str(info.alias): name for name, info in model.model_fields.items()}
+
+
+@cache
+def _defaults(model: type[Spec]) -> Mapping[str, Callable[[], Any]]:
+    """What stands in each field that may be left out. pydantic would inspect the factories anew for every document."""
+
+    def constant(value: Any) -> Callable[[], Any]:
+        return lambda: value
+
+    return {
+        name: info.default_factory or constant(info.default)  # type: ignore[misc]
+        for name, info in model.model_fields.items()
+        if not info.is_required()
+    }
 
 
 def without_nulls(value: Any) -> Any:
