@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rewarm_cluster.binaries import find, module_folder
 from world import Process, Watched, World
+
+from rewarm_cluster.binaries import find, module_folder
 
 NAMESPACE = "kubeflow"
 JOBS = f"/apis/kubeflow.org/v1/namespaces/{NAMESPACE}/pytorchjobs"

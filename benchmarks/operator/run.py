@@ -1,6 +1,7 @@
-"""What the operator costs: `python benchmarks/operator/run.py [--runs 1000] [--peer] [--write]` (make cluster-tools first).
+"""What the operator costs: `python benchmarks/operator/run.py [--runs 1000] [--peer] [--write]`.
 
-A real etcd, kube-apiserver, controller-manager and scheduler on this machine; pods on kwok's fake nodes. In order:
+A real etcd, kube-apiserver, controller-manager and scheduler on this machine; pods on kwok's fake nodes. Their programs
+come from `PYTHONPATH=tools/cluster python -m rewarm_cluster tools benchmark`. In order:
 
 1. the runs are applied at once, pods stand still: until every prepare Job exists
 2. the corpora are prepared while no operator runs; then one starts: until every attempt Job exists
@@ -152,13 +153,15 @@ def table(result: Result, peer: Result | None) -> str:
         "| what | measured | bar |",
         "|---|---|---|",
         f"| {count:,} runs applied at once: every prepare Job exists | {result['prepare_jobs_seconds']:.1f} s | |",
-        f"| corpora prepared: every attempt Job exists, the operator's own start included | {result['attempt_jobs_seconds']:.1f} s | 30 s |",
+        f"| corpora prepared: every attempt Job exists, the operator's own start included | "
+        f"{result['attempt_jobs_seconds']:.1f} s | 30 s |",
         f"| CPU time for each run until its attempt Job exists | {cpu:.1f} ms | 4 ms |",
         f"| CPU time for each pod event after that (everything included) | "
         f"{1000 * result['pod_cpu'] / result['pod_events']:.2f} ms | 1 ms |",
         f"| writes for each run until its attempt Job exists | {of_runs / count:.2f} | 4 children + 2 |",
         f"| Events beside them | {writes['create events'] / count:.2f} | |",
-        f"| {count:,} more with everything running: every attempt Job exists | {result['all_running_seconds']:.1f} s | |",
+        f"| {count:,} more with everything running: every attempt Job exists | "
+        f"{result['all_running_seconds']:.1f} s | |",
         f"| resident memory: idle, {count:,} runs, {2 * count:,} runs | {result['idle_megabytes']:.0f}, "
         f"{result['full_megabytes']:.0f}, {result['largest_megabytes']:.0f} MB | 200 MB |",
         f"| restart with {2 * count:,} finished runs | {sum(result['restart_writes'].values())} writes, "
