@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from rewarm_api.reported import Termination
-from rewarm_operator import attempts, cleaning, ending, finishing, kueue, names, objects, pods, starting, waits
+from rewarm_operator import attempts, cleaning, ending, finishing, hangs, kueue, names, objects, pods, starting, waits
 from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
@@ -46,6 +46,9 @@ def _watch(visit: Visit, job: Object, *, may_start: bool) -> None:
     judged = attempts.judge(job, visit.observed.pods, visit.now, margin=visit.settings.stuck_margin_seconds)
     visit.wake(judged.look_again)
     end = judged.end
+    if end is None and hangs.heartbeat(visit, 0, job) is not None:
+        # Only one that has spoken can fall silent: an image of one's own may prepare without a word.
+        end = hangs.end(visit, 0, job)
     if end is None:
         _tell_preparing(visit, job)
         if not (job.get("spec") or {}).get("suspend"):

@@ -1,8 +1,9 @@
 """The server that trainers report to: HTTPS, one POST per report, believed only from the right pod.
 
 Who posts is told by the token alone: it is reviewed by the API server for this run's own audience, and the pod it is
-bound to must be, in the store, rank 0 of the run's newest attempt and alive. What is posted is read as if by an enemy.
-Only the active operator takes reports; a standby answers 503, and trainers try again.
+bound to must be, in the store, alive and rank 0 of the run's newest attempt (before the first: its preparation). What
+is posted is read as if by an enemy. Only the active operator takes reports; a standby answers 503, and trainers try
+again.
 """
 
 from __future__ import annotations
@@ -127,8 +128,7 @@ class ProgressServer:
             return _answer(413, f"body: expected at most {MAXIMUM_BODY} bytes; send less")
         except ReportError as error:
             return _answer(400, str(error))
-        attempt = int(pod["metadata"]["labels"][ATTEMPT_LABEL])
-        self._store.heard(uid, Heartbeat(attempt, pod_uid, datetime.now(UTC), report))
+        self._store.heard(uid, Heartbeat(_attempt(pod), pod_uid, datetime.now(UTC), report))
         return web.Response(status=204)
 
     def _speaker(self, uid: str, pod_uid: str) -> tuple[Json | None, str]:
@@ -141,11 +141,11 @@ class ProgressServer:
         if not owners:
             return None, "the pod belongs to no Job of this run"
         newest = max((_attempt(job) for job in jobs.values()), default=0)
-        if _attempt(owners[0]) != newest or newest == 0 or _attempt(pod) != newest:
+        if _attempt(owners[0]) != newest or _attempt(pod) != newest:
             return None, f"the pod is not of attempt {newest}, the newest"
         metadata = pod["metadata"]
         index = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
-        if index != "0":
+        if newest and index != "0":
             return None, f"the pod has rank {index}; only rank 0 reports"
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return None, "the pod has ended"
@@ -195,7 +195,7 @@ class Certificate:
 
 
 def _attempt(item: Json) -> int:
-    """The attempt that a trainer's Job or pod is of; 0 for any other role."""
+    """The attempt that a trainer's Job or pod is of; 0 for preparation."""
     labels = item["metadata"].get("labels") or {}
     text = str(labels.get(ATTEMPT_LABEL) or "0")
     return int(text) if labels.get(ROLE_LABEL) == "trainer" and text.isdecimal() else 0

@@ -6,11 +6,23 @@ entry and without a trace of its Job was never posted, and one with an entry or 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
 
-from rewarm_operator import attempts, cleaning, ending, finishing, kueue, moments, names, pods, reports, starting, waits
-from rewarm_operator.observed import Heartbeat, Object
-from rewarm_operator.pod_objects import authority_digest
+from rewarm_operator import (
+    attempts,
+    cleaning,
+    ending,
+    finishing,
+    hangs,
+    kueue,
+    moments,
+    names,
+    pods,
+    reports,
+    starting,
+    waits,
+)
+from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
 _EVALUATING = frozenset({"baseline", "evaluating", "benchmarking"})
@@ -95,51 +107,17 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
         return attempts.End("Suspended", "spec.suspend is true", visit.now)
     if (job.get("spec") or {}).get("suspend"):
         return None  # Kueue has taken the machines back: whoever is silent now is meant to be.
-    out_of_time = None if is_judged else _out_of_time(visit)
-    return out_of_time or _hang(visit, number, job, is_judged=is_judged)
+    if is_judged:
+        hang = hangs.end(visit, number, job)
+        return None if hang is None else replace(hang, cause="Completed")
+    return _out_of_time(visit) or hangs.end(visit, number, job)
 
 
 def _fold_heartbeat(visit: Visit, number: int, job: Object | None) -> None:
-    heartbeat = _heartbeat(visit, number, job)
+    heartbeat = hangs.heartbeat(visit, number, job)
     if heartbeat is not None:
         visit.has_heard = True
         reports.fold(visit, heartbeat.report, number)
-
-
-def _heartbeat(visit: Visit, number: int, job: Object | None) -> Heartbeat | None:
-    """The newest one of this attempt's rank 0, as it is now (Kueue may have run the pods again)."""
-    heartbeat = visit.observed.heartbeat
-    if heartbeat is None or heartbeat.attempt != number or job is None:
-        return None
-    mine = {pod["metadata"]["uid"] for pod in pods.owned_by(job, visit.observed.pods)}
-    return heartbeat if heartbeat.pod_uid in mine else None
-
-
-def _hang(visit: Visit, number: int, job: Object, *, is_judged: bool) -> attempts.End | None:
-    """No sign of life for too long, from a pod that could have given one, to a process that would have heard it."""
-    leading, settings = visit.observed.leading_since, visit.settings
-    members = pods.owned_by(job, visit.observed.pods)
-    first = members[0] if members and pods.index(members[0]) == 0 else None
-    since = None if first is None else pods.running_since(first)
-    if first is None or since is None or leading is None or not settings.progress_url:
-        return None
-    digest = (first["metadata"].get("annotations") or {}).get(names.AUTHORITY_DIGEST_ANNOTATION)
-    if digest != authority_digest(settings.progress_ca):
-        return None
-    timeout = timedelta(seconds=settings.heartbeat_timeout_seconds)
-    heartbeat = _heartbeat(visit, number, job)
-    silent_since = max(since, leading) if heartbeat is None else heartbeat.received
-    limits = [(silent_since + timeout, f"no heartbeat for {settings.heartbeat_timeout_seconds} s")]
-    phase = None if heartbeat is None else heartbeat.report.phase
-    deadline = None if phase is None else moments.parse(phase.deadline)
-    if deadline is not None and phase is not None:
-        limits.append((deadline, f"{phase.activity or 'a phase'} passed its deadline {phase.deadline}"))
-    at, why = min(limits)
-    if at <= visit.now:
-        cause = "Completed" if is_judged else "Hang"
-        return attempts.End(cause, why, visit.now)
-    visit.wake(moments.seconds_between(visit.now, at))
-    return None
 
 
 def training_seconds(visit: Visit) -> float:

@@ -18,16 +18,21 @@ REPORT = {"progress": {"step": 7, "tokens": 7168, "targetTokens": 65536, "percen
 
 
 @pytest.fixture
-def reporting(place: Place) -> Iterator[tuple[Place, OperatorProcess, str]]:
-    """A run that trains, its operator with a progress server, and the run's path."""
+def operator(place: Place) -> OperatorProcess:
+    """With a progress server; not started yet."""
     certificate, key = place.cluster.certificates.server("progress", "progress", ["127.0.0.1"])
     operator_kubeconfig(place.cluster, place.namespace, place.proxy.url, progress={"enabled": True})
-    operator = place.operator(
+    return place.operator(
         progress_url="https://127.0.0.1:8443",
         progress_certificate=str(certificate),
         progress_key=str(key),
         progress_ca_file=str(place.cluster.authority),
     )
+
+
+@pytest.fixture
+def reporting(place: Place, operator: OperatorProcess) -> Iterator[tuple[Place, OperatorProcess, str]]:
+    """A run that trains, its operator, and the run's path."""
     path = place.submit()
     with place.kubelet(prepare_only), operator:
         place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
@@ -85,6 +90,19 @@ def test_rank_0_is_believed_and_nobody_else(reporting):
     )
     assert stranger[0] == 201
     assert post(place, operator, token_of(place, path, stranger[1]), {"rewarm": REPORT})[0] == 403
+
+
+def test_preparation_is_heard_too(place, operator):
+    path = place.submit()
+    with operator:
+        job = f"/apis/batch/v1/namespaces/{place.namespace}/jobs/run-prepare"
+        place.api.wait(job, lambda found: bool(found and found.get("status", {}).get("active")))
+        (pod,) = place.api.get(f"/api/v1/namespaces/{place.namespace}/pods")["items"]
+        assert role(pod) == "prepare"
+        body = {"rewarm": {"phase": {"activity": "Preparing"}}}
+        token = token_of(place, path, pod)
+        answers = (post(place, operator, token, body)[0] for _ in range(100))
+        assert 204 in answers, "as soon as the operator's own watch has brought the pod"
 
 
 def test_an_unmodified_kubeflow_callback_is_understood(reporting):

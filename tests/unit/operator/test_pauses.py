@@ -81,6 +81,23 @@ class TestHang:
         training.settle()
         assert training.causes() == ["Completed"]
 
+    def test_preparation_that_has_spoken_and_falls_silent_hangs(self, world):
+        world.settle()
+        world.schedule("llama-prepare")
+        world.wait(1000)
+        world.settle()
+        assert world.told("DataReady") == ("False", "Preparing")
+        world.report("llama-prepare", 0, phase={"activity": "Preparing"})
+        world.wait(299)
+        world.settle()
+        assert world.decide().requeue_after <= 1
+        world.wait(1)
+        world.settle()
+        assert world.told("DataReady") == ("False", "Preparing")
+        assert world.status["counts"]["failures"] == 1
+        assert world.event_reasons().count("Hang") == 1
+        assert not world.pods_of(world.jobs["llama-prepare"])
+
 
 class TestSuspend:
     def test_suspending_deletes_the_job_and_keeps_the_state(self, training):

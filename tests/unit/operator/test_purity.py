@@ -11,9 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[3] / "operator" / "rewarm_operator"
 PURE = [
-    "actions", "admission", "attempts", "cleaning", "conditions", "deletion", "ending", "finishing", "kueue", "moments",
-    "names", "objects", "observed", "pod_objects", "pods", "preparation", "promotion", "reconcile", "reports",
-    "resources", "running", "settings", "snapshots", "starting", "status_changes", "tracking", "trim", "visit", "waits",
+    "actions", "admission", "attempts", "cleaning", "conditions", "deletion", "ending", "finishing", "hangs", "kueue",
+    "moments", "names", "objects", "observed", "pod_objects", "pods", "preparation", "promotion", "reconcile",
+    "reports", "resources", "running", "settings", "snapshots", "starting", "status_changes", "tracking", "trim",
+    "visit", "waits",
 ]  # fmt: skip
 FORBIDDEN = {
     "os", "io", "pathlib", "time", "random", "socket", "subprocess", "shutil", "asyncio", "threading", "logging",
