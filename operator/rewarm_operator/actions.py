@@ -37,15 +37,6 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
-class DeletePod:
-    """As DeleteJob, for a pod; `force` uses grace period 0 (a pod stuck on a lost node)."""
-
-    name: str
-    uid: str
-    force: bool = False
-
-
-@dataclass(frozen=True)
 class PatchStatus:
     """Merge-patch of the status subresource: only what changes (None removes a key).
 
@@ -98,7 +89,7 @@ class Track:
     """Which asking of a person this follows: what was done for an earlier one may have been undone since."""
 
 
-Action = SetFinalizer | Create | DeleteJob | DeletePod | PatchStatus | Annotate | Emit | Track
+Action = SetFinalizer | Create | DeleteJob | PatchStatus | Annotate | Emit | Track
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from rewarm_operator.actions import (
     Annotate,
     Create,
     DeleteJob,
-    DeletePod,
     Emit,
     PatchStatus,
     SetFinalizer,
@@ -24,7 +23,7 @@ from rewarm_operator.actions import (
 )
 from rewarm_operator.cluster import ApiError, Cluster
 from rewarm_operator.queue import Again
-from rewarm_operator.resources import CREATED, FINALIZER, JOB, POD, RUN, Resource, owner_uids
+from rewarm_operator.resources import CREATED, FINALIZER, JOB, RUN, Resource, owner_uids
 from rewarm_operator.store import Key, Store
 
 log = logging.getLogger("rewarm.executor")
@@ -74,9 +73,7 @@ class Executor:
             case Create():
                 await self._create(run, dict(action.body))
             case DeleteJob():
-                await self._delete(run, JOB, action.name, action.uid, None)
-            case DeletePod():
-                await self._delete(run, POD, action.name, action.uid, 0 if action.force else None)
+                await self._delete_job(run, action.name, action.uid)
             case PatchStatus():
                 await self._patch_status(key, action)
             case Annotate():
@@ -170,20 +167,20 @@ class Executor:
         self._store.collided(uid, title, False)
         self._store.refused(uid, title, "")
 
-    async def _delete(self, run: Json, resource: Resource, name: str, uid: str, grace: int | None) -> None:
+    async def _delete_job(self, run: Json, name: str, uid: str) -> None:
         namespace = run["metadata"]["namespace"]
-        known = self._store.child(run["metadata"]["uid"], resource.kind, name)
+        known = self._store.child(run["metadata"]["uid"], JOB.kind, name)
         try:
-            answer = await self._cluster.delete(resource, namespace, name, uid, grace)
+            answer = await self._cluster.delete(JOB, namespace, name, uid)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
             # 409: another object has the name now; the one that was meant is gone either way.
             answer = {}
-        if answer.get("kind") == resource.kind and answer["metadata"].get("deletionTimestamp"):
-            self._store.put(resource.kind, answer)
+        if answer.get("kind") == JOB.kind and answer["metadata"].get("deletionTimestamp"):
+            self._store.put(JOB.kind, answer)
         elif known is not None and known["metadata"]["uid"] == uid:
-            self._store.remove(resource.kind, known)
+            self._store.remove(JOB.kind, known)
 
     async def _read_run(self, key: Key) -> None:
         known = self._store.runs.get(key)

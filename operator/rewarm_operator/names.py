@@ -10,7 +10,6 @@ __all__ = ["ATTEMPT_LABEL", "FINALIZER", "ROLE_LABEL", "RUN_LABEL", "UID_LABEL"]
 
 TRAINER = "trainer"
 PREPARE = "prepare"
-EVALUATE = "evaluate"
 
 ATTEMPT_ANNOTATION = "rewarm.dev/attempt"
 """Of a pod: the text of attempt.json."""
