@@ -75,8 +75,9 @@ def go_on(visit: Visit, number: int, *, may_start: bool) -> None:
 
 
 def _tell_end(visit: Visit, number: int, end: attempts.End) -> None:
-    ordinary = end.cause in ("Suspended",)
-    visit.emit("Normal" if ordinary else "Warning", end.cause, f"attempt {number} ended: {end.message}")
+    if end.cause in attempts.WAITS_FOR_INPUT:
+        return  # Told as a stall: in words without a number, so that a hundred tries are one Event.
+    visit.emit("Normal" if end.cause == "Suspended" else "Warning", end.cause, f"attempt {number} ended: {end.message}")
 
 
 def fold_last_words(visit: Visit, number: int) -> None:

@@ -16,7 +16,10 @@ def tell_admission(visit: Visit, job: Object | None) -> bool:
         visit.say("Admitted", "True", "NoQueue", "the run names no queue")
         return True
     if not visit.observed.kueue_installed:
-        visit.say("Admitted", "False", "KueueNotInstalled", f"queue {queue}: there is no Kueue here, so nothing waits")
+        message = f"queue {queue}: there is no Kueue here, so nothing waits"
+        visit.say("Admitted", "False", "KueueNotInstalled", message)
+        if visit.stored_condition("Admitted").get("reason") != "KueueNotInstalled":
+            visit.emit("Warning", "KueueNotInstalled", message)
         return True
     workload = None if job is None else _workload_of(visit, job)
     conditions = {} if workload is None else _conditions(workload)

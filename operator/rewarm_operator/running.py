@@ -170,6 +170,10 @@ def _tell_running(visit: Visit, number: int, job: Object) -> None:
     visit.status.pop("phase", None)
     visit.status["summary"] = "Starting" if admitted else "Queued"
     visit.say("Running", "False", "Starting" if admitted else "Queued", f"attempt {number}")
+    stalled, before = visit.stored_condition("Stalled"), reports.attempt(visit.status, number - 1) or {}
+    if stalled.get("reason") == before.get("cause") and before.get("cause") in attempts.WAITS_FOR_INPUT:
+        # What was missing stays in sight while it is looked for again.
+        visit.say("Stalled", "True", str(stalled["reason"]), str(stalled.get("message") or ""))
     if not is_held:
         waits.tell_waiting(visit, members, job)
 

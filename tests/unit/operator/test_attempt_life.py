@@ -236,7 +236,11 @@ class TestNextAttempt:
             assert "s3://models/llama" in training.condition("Stalled")["message"]
             assert training.status["summary"] == "Retrying"
             training.wait(301)
+            training.settle()
+            assert training.told("Stalled") == ("True", "MissingInput"), "it stays in sight while it is looked for"
             again(training, f"llama-a{number + 1}")
+        told = {(event.reason, event.message) for event in training.events if "s3://models/llama" in event.message}
+        assert len(told) == 1, "the recorder makes one Event of them"
         assert training.status["counts"] | {"failures": 0, "disruptions": 0} == training.status["counts"]
         assert [entry["number"] for entry in training.status["attempts"]] == list(range(4, 14)), "the newest ten"
         assert sorted(name for name in training.jobs if "-a" in name) == ["llama-a11", "llama-a12", "llama-a13"]

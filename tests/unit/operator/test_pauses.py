@@ -282,4 +282,5 @@ class TestKueue:
         world = World(compute__queue="gpu-queue")
         world.start()
         assert world.told("Admitted") == ("False", "KueueNotInstalled")
+        assert ["gpu-queue" in event.message for event in world.events if event.reason == "KueueNotInstalled"] == [True]
         assert world.told("Running")[0] == "True"
