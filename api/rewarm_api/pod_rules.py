@@ -94,9 +94,11 @@ def _volumes(entries: list[tuple[str, Any]]) -> Iterator[Problem]:
 def _tokens(path: str, projected: Any) -> Iterator[Problem]:
     sources = projected.get("sources") if isinstance(projected, dict) else None
     for index, source in enumerate(sources if isinstance(sources, list) else []):
-        if isinstance(source, dict) and "serviceAccountToken" in source:
-            expected = "no service account token: pods of a run get none but Rewarm's own"
-            yield Problem(f"{path}[{index}]", "serviceAccountToken", expected, "remove this source; use a Secret")
+        # A pod certificate is as good as a token: it speaks for the service account.
+        for kind in ("serviceAccountToken", "podCertificate"):
+            if isinstance(source, dict) and kind in source:
+                expected = "no service account token: pods of a run get none but Rewarm's own"
+                yield Problem(f"{path}[{index}]", kind, expected, "remove this source; use a Secret")
 
 
 def _mounts(template: Any) -> Iterator[Problem]:

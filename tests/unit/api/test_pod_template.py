@@ -48,6 +48,12 @@ def test_what_is_refused_names_the_field_and_the_mend(check, name):
     assert [(problem.field, words in str(problem)) for problem in problems] == [(field, True)], problems
 
 
+def test_a_certificate_that_speaks_for_the_service_account_is_refused_like_its_token(check):
+    volume = "{volumes: [{name: x, projected: {sources: [{podCertificate: {signerName: example.com/s}}]}}]}"
+    (problem,) = check(CLUSTER | {POD: volume}, local=False).problems
+    assert (problem.field, problem.found) == (f"{POD}.volumes[0].projected.sources[0]", "podCertificate")
+
+
 def test_gpus_are_refused_by_the_name_that_compute_gives_them(check):
     changes = CLUSTER | {
         "spec.compute": "{gpusPerNode: 0, gpuResource: example.com/accelerator}",
