@@ -224,7 +224,9 @@ class Store:
         known = named.get(name)
         if known is not None and revision(known) >= revision(item):
             return
-        named[name] = trim.TRIMMERS[kind](item)
+        named[name] = kept = trim.TRIMMERS[kind](item)
+        if known is not None and _alike(known, kept):
+            return
         if kind == "Job":
             self._owner_of_job[item["metadata"]["uid"]] = run_uid
             if run_uid in owner_uids(item):
@@ -283,6 +285,13 @@ class Store:
         key = self._key_of.get(uid)
         if key is not None:
             self._on_change(key)
+
+
+def _alike(known: Json, kept: Json) -> bool:
+    """Whether two versions of an object differ in nothing that a decision could notice."""
+    version = {"resourceVersion": ""}
+    before, after = ({**item, "metadata": {**item["metadata"], **version}} for item in (known, kept))
+    return before == after
 
 
 def _run_uid(item: Json) -> str:

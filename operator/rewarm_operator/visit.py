@@ -6,7 +6,6 @@ what one of them did is found again in what is observed, or in the status that i
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from datetime import datetime
@@ -28,6 +27,13 @@ _TOLD_BY_US = (None, "", "NotYetKnown", "AsExpected", "TrackingUnavailable", "Na
 """Reasons of Degraded that each visit finds out anew; others came with a heartbeat."""
 
 
+def copied(value: Any) -> Any:
+    """A deep copy of JSON; `copy.deepcopy` took a quarter of a visit's time."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
 class Visit:
     """Made anew for each decision."""
 
@@ -39,7 +45,7 @@ class Visit:
         self.name, self.namespace, self.uid = str(metadata["name"]), str(metadata["namespace"]), str(metadata["uid"])
         self.generation = int(metadata.get("generation") or 1)
         self.stored: Json = dict(self.run.get("status") or {})
-        self.status: Json = copy.deepcopy(self.stored)
+        self.status: Json = copied(self.stored)
         self.said: dict[str, conditions.Fact] = {}
         self.deletes: list[Action] = []
         self.after: list[Action] = []
