@@ -101,6 +101,10 @@ def classify(job: Object, members: Sequence[Object], at: datetime, *, finished_b
     disruption = _disruption(members)
     if disruption is not None:
         return End(*disruption, at, first_word)
+    word = _by_the_jobs_word(job, len(members))
+    if word[0] == "Evicted":
+        # The evicted pod may be gone before the others, which were only stopped because of it.
+        return End(*word, at, first_word)
     failed = sorted(
         (ending for ending in endings if ending.code != 0),
         key=lambda ending: (ending.finished or at, ending.rank),
@@ -110,7 +114,7 @@ def classify(job: Object, members: Sequence[Object], at: datetime, *, finished_b
         return End(_cause_of(culprit), _sentence(culprit), at, first_word or culprit.termination)
     if stuck:
         return End("NodeLost", "a pod does not end after its grace period: its node is lost", at, first_word)
-    return End(*(_rejected(members) or _by_the_jobs_word(job, len(members))), at, first_word)
+    return End(*(_rejected(members) or word), at, first_word)
 
 
 def vanished(members: Sequence[Object], at: datetime, *, finished_by_record: bool) -> End:

@@ -38,8 +38,8 @@ def test_a_killed_process_and_an_evicted_pod_cost_one_attempt_each(world: Cluste
     third = world.wait_training(name, attempt=3)
     assert causes(third)[:2] == ["Unknown", "Evicted"]
     assert third["status"]["counts"]["disruptions"] == 1
-    # It had time for a last checkpoint: nothing was trained twice.
-    assert attempt_of(third, 3)["firstStep"] == attempt_of(third, 2)["lastStep"] + 1
+    # It had time for a last checkpoint, later than its last report: nothing was trained twice.
+    assert attempt_of(third, 3)["firstStep"] > attempt_of(third, 2)["lastStep"]
 
     ended = world.wait_succeeded(name)
     assert (ended["status"]["progress"]["step"], ended["status"]["counts"]["attempts"]) == (STEPS, 3)

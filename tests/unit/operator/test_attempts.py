@@ -117,6 +117,15 @@ def test_pods_that_are_gone_after_a_disruption_were_evicted(training):
     assert cause(training) == "Evicted"
 
 
+def test_the_evicted_pod_may_be_gone_before_those_that_were_stopped_because_of_it(training):
+    training.end_pod(A1, 1, 143)
+    del training.pods[training.pod(A1, 0)["metadata"]["name"]]
+    message = "Pod research/llama-a1-0 has condition DisruptionTarget matching FailJob rule at index 0"
+    training.end_job(A1, "Failed", "PodFailurePolicy", message)
+    training.wait(attempts.SETTLE_SECONDS)
+    assert cause(training) == "Evicted"
+
+
 def test_the_job_tells_the_code_of_a_pod_that_is_gone(training):
     training.pods.clear()
     message = "Container trainer for pod research/llama-a1-1 failed with exit code 65 matching FailJob rule at index 1"
