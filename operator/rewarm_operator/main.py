@@ -58,7 +58,7 @@ class Operator:
         )
         self.store = Store(lambda key: self.queue.add(key))
         self.recorder = EventRecorder(self.cluster, identity)
-        self.registry = RegistryWorker(self.store.registry, self.store.tracked)
+        self.registry = RegistryWorker(self.store.registry, self.store.tracked, self.store.look_again)
         executor = Executor(self.cluster, self.store, self.recorder, self.registry.submit)
         self.metrics = Metrics(
             Sources(

@@ -44,17 +44,19 @@ _FIRST_WAIT, _LONGEST_WAIT = 2.0, 120.0
 class RegistryWorker:
     """`submit` from the event loop; `run` works the queue off. `answer(uid, registry)` is called in the event loop.
 
-    `known(uid)`: what was answered so far; None: the run is gone, so what failed for it is not tried again.
+    `known(uid)`: what was answered so far; None: the run is gone. `ask_again(uid)` is called when what failed may be
+    tried again: the run is decided anew, since the ask may have been changed or withdrawn meanwhile.
     """
 
     def __init__(
         self,
         known: Callable[[str], Registry | None],
         answer: Callable[[str, Registry], None],
+        ask_again: Callable[[str], None],
         *,
         first_wait: float = _FIRST_WAIT,
     ) -> None:
-        self._known, self._answer = known, answer
+        self._known, self._answer, self._ask_again = known, answer, ask_again
         self._first_wait = first_wait
         self._queue: asyncio.Queue[tuple[str, Track]] = asyncio.Queue(_WAITING)
         self._busy: set[str] = set()
@@ -86,8 +88,8 @@ class RegistryWorker:
                 wait = min(_LONGEST_WAIT, self._first_wait * 2 ** min(failures - 1, 8)) * random.uniform(0.7, 1.0)
                 self._not_before[uid] = time.monotonic() + wait
                 log.warning("MLflow of run %s: %s; again in %.0f s", track.run_name, registry.problem, wait)
-                # The answer says the same as before when it fails in the same way: then nobody asks again but this.
-                loop.call_later(wait, self._retry, uid, track)
+                # The answer says the same as before when it fails in the same way: then nobody asks again by itself.
+                loop.call_later(wait, self._waited, uid)
             else:
                 self._failures.pop(uid, None)
                 self._not_before.pop(uid, None)
@@ -96,12 +98,12 @@ class RegistryWorker:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _retry(self, uid: str, track: Track) -> None:
+    def _waited(self, uid: str) -> None:
         self._not_before.pop(uid, None)
         if self._known(uid) is None:
             self._failures.pop(uid, None)
         elif uid in self._failures:
-            self.submit(uid, track)
+            self._ask_again(uid)
 
     def _do(self, known: Registry, track: Track) -> Registry:
         """In the thread. Never raises: what went wrong is in `problem`, what was done before it stays."""

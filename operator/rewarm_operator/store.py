@@ -133,6 +133,10 @@ class Store:
         if uid in self._key_of:
             self._of(uid).patched = now
 
+    def look_again(self, uid: str) -> None:
+        """The run is to be decided anew although nothing about it changed."""
+        self._changed(uid)
+
     def set_kueue(self, installed: bool) -> None:
         if installed != self.kueue_installed:
             self.kueue_installed = installed

@@ -45,7 +45,7 @@ class Worker:
                 self.answers.append(registry)
                 arrived.set()
 
-            worker = RegistryWorker(lambda uid: self.known.get(uid, Registry()), answer, first_wait=0.05)
+            worker = RegistryWorker(lambda uid: self.known.get(uid, Registry()), answer, lambda uid: None)
             task = asyncio.create_task(worker.run())
             for track in tracks:
                 arrived.clear()
@@ -122,6 +122,33 @@ def test_a_person_who_asks_for_a_version_that_does_not_exist_is_answered(uri, cl
     assert str(client.get_model_version_by_alias("gpt", "champion").version) == "1"
 
 
+def test_what_was_withdrawn_while_the_server_was_away_is_not_done(tmp_path):
+    folder = tmp_path / "away"
+    uri = f"sqlite:///{folder}/mlflow.db"
+    answers: list[Registry] = []
+
+    async def withdraw() -> list[str]:
+        asked: asyncio.Queue[str] = asyncio.Queue()
+        worker = RegistryWorker(
+            lambda uid: Registry(), lambda uid, answer: answers.append(answer), asked.put_nowait, first_wait=0.05
+        )
+        task = asyncio.create_task(worker.run())
+        worker.submit("u7", track(uri, "u7", model="bert", source="s3://runs/e/", alias="champion"))
+        heard = [await asyncio.wait_for(asked.get(), 120)]
+        # The run is asked for its wish, and wishes for nothing any more: nothing may be on its way.
+        assert worker._queue.empty()
+        assert len(answers) == 1
+        worker.submit("u7", track(uri, "u7"))
+        heard.append(await asyncio.wait_for(asked.get(), 120))
+        task.cancel()
+        worker.close()
+        return heard
+
+    folder.write_text("a file where the folder should be")
+    assert asyncio.run(withdraw()) == ["u7", "u7"]
+    assert all(answer.problem for answer in answers)
+
+
 def test_a_server_that_is_away_is_a_problem_in_one_line_and_asked_again():
     answer = Worker().track(track("http://user:secret@127.0.0.1:9", "u6"))
     assert answer.problem.startswith("http://127.0.0.1:9: ")
@@ -135,7 +162,7 @@ def test_without_an_address_nothing_is_asked():
 
 async def _submit_off() -> None:
     answers: list[Registry] = []
-    worker = RegistryWorker(lambda uid: Registry(), lambda uid, registry: answers.append(registry))
+    worker = RegistryWorker(lambda uid: Registry(), lambda uid, registry: answers.append(registry), lambda uid: None)
     worker.submit("u", track("", "u"))
     assert worker._queue.empty()
     worker.close()
