@@ -44,9 +44,18 @@ _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,ap
 class ApiError(Exception):
     """The API server refused or failed a request."""
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after: float | None = None,
+        fields: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status, self.reason, self.message, self.retry_after = status, reason, message, retry_after
+        self.fields = fields
+        """Of the object that was sent: those that it is refused for."""
 
     @property
     def uncertain(self) -> bool:
@@ -358,6 +367,7 @@ def _status_error(status: Mapping[str, Any]) -> ApiError:
         str(status.get("reason") or "Unknown"),
         str(status.get("message") or "no message"),
         _seconds(details.get("retryAfterSeconds")),
+        tuple(str(cause.get("field") or "") for cause in details.get("causes") or ()),
     )
 
 

@@ -24,6 +24,7 @@ from rewarm_operator.actions import (
 from rewarm_operator.cluster import ApiError, Cluster
 from rewarm_operator.queue import Again
 from rewarm_operator.resources import CREATED, FINALIZER, JOB, RUN, Resource, owner_uids
+from rewarm_operator.status_changes import without_refused
 from rewarm_operator.store import Key, Store
 
 log = logging.getLogger("rewarm.executor")
@@ -110,15 +111,27 @@ class Executor:
         await self._patch_run(key, changes)
 
     async def _patch_status(self, key: Key, action: PatchStatus) -> None:
-        if not action.changes:
-            return
-        body: Json = {"status": dict(action.changes)}
-        if action.resource_version:
-            body["metadata"] = {"resourceVersion": action.resource_version}
+        """Write the status; without what the API server refuses for good, so that the run goes on."""
         uid = self._store.runs[key]["metadata"]["uid"]
-        # Before the write: one whose answer is lost counts as well.
-        self._store.patched(uid, datetime.now(UTC))
-        await self._patch_run(key, body, "status")
+        known = self._store.unwritten(uid)
+        changes = {name: value for name, value in action.changes.items() if name not in known or known[name] != value}
+        while changes:
+            body: Json = {"status": changes}
+            if action.resource_version:
+                body["metadata"] = {"resourceVersion": action.resource_version}
+            # Before the write: one whose answer is lost counts as well.
+            self._store.patched(uid, datetime.now(UTC))
+            try:
+                await self._patch_run(key, body, "status")
+                break
+            except ApiError as error:
+                rest = without_refused(changes, error.fields)
+                if error.status != 422 or len(rest) == len(changes):
+                    raise
+                if not changes.keys() - rest.keys() <= known.keys():
+                    log.error("%s/%s: a part of the status is left out: %s", *key, error.message)
+                changes = rest
+        self._store.left_out(uid, {name: value for name, value in action.changes.items() if name not in changes})
 
     async def _patch_run(self, key: Key, body: Json, subresource: str = "") -> None:
         answer = await self._cluster.patch(RUN, key[0], key[1], body, subresource)

@@ -65,6 +65,8 @@ class Observed:
     """`Kind/name` of objects that have a name of ours but another owner (from AlreadyExists answers)."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """`Kind/name` -> the API server's message for a create that it refuses for good (403 quota, 422)."""
+    unwritten: tuple[str, ...] = ()
+    """Fields of the status that the API server refuses to take: it was written without them."""
     heartbeat: Heartbeat | None = None
     registry: Registry = Registry()
     leading_since: datetime | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _MAY_WAIT = frozenset(
@@ -12,6 +13,10 @@ _MAY_WAIT = frozenset(
     }
 )  # fmt: skip
 """What heartbeats move; of the last three only parts (see `is_quiet`)."""
+_NEEDED = frozenset(
+    {"conditions", "counts", "attempts", "snapshotDigest", "observedGeneration", "trainingSeconds"}
+)  # fmt: skip
+"""What later decisions stand on: without these nothing may be done."""
 _BY_HEARTBEAT = ("firstStep", "lastStep", "tokensRecomputed")
 
 
@@ -29,6 +34,17 @@ def changes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
         elif old != value:
             changes[key] = value
     return changes
+
+
+def without_refused(changes: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """What to try once the API server has refused `changes` for these fields of the object; what is needed stays.
+
+    When it names nothing that can be done without, only what is needed is left.
+    """
+    named = {found[1] for found in (re.match(r"status\.(\w+)", field) for field in fields) if found} - _NEEDED
+    if named & changes.keys():
+        return {name: value for name, value in changes.items() if name not in named}
+    return {name: value for name, value in changes.items() if name in _NEEDED}
 
 
 def is_quiet(changes: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -49,6 +49,7 @@ class Known:
 
     collisions: dict[str, None] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    unwritten: dict[str, Any] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     registry: Registry = field(default_factory=Registry)
     patched: datetime | None = None
@@ -128,6 +129,12 @@ class Store:
         if uid in self._key_of and _set(self._of(uid).refused, name, message, bool(message)):
             self._changed(uid)
 
+    def left_out(self, uid: str, changes: Json) -> None:
+        """Changes of the status, by field, that the API server refuses; empty: it takes all of them."""
+        if uid in self._key_of and self._of(uid).unwritten != changes:
+            self._of(uid).unwritten = changes
+            self._changed(uid)
+
     def patched(self, uid: str, now: datetime) -> None:
         """This process has just patched the run's status."""
         if uid in self._key_of:
@@ -152,6 +159,10 @@ class Store:
     def registry(self, uid: str) -> Registry | None:
         """What MLflow answered for the run; None when there is no such run."""
         return self._of(uid).registry if uid in self._key_of else None
+
+    def unwritten(self, uid: str) -> Json:
+        """What `left_out` said last."""
+        return self._of(uid).unwritten if uid in self._key_of else {}
 
     def heartbeats(self) -> dict[str, Heartbeat]:
         return {uid: known.heartbeat for uid, known in self._known.items() if known.heartbeat}
@@ -189,6 +200,7 @@ class Store:
             kueue_installed=self.kueue_installed,
             collisions=tuple(known.collisions),
             refused=dict(known.refused),
+            unwritten=tuple(sorted(known.unwritten)),
             heartbeat=known.heartbeat,
             registry=known.registry,
             leading_since=self.leading_since,

@@ -23,7 +23,10 @@ from rewarm_operator.status_changes import changes_of, is_quiet
 
 Json = dict[str, Any]
 
-_TOLD_BY_US = (None, "", "NotYetKnown", "AsExpected", "TrackingUnavailable", "NameCollision", "SnapshotLost")
+_TOLD_BY_US = (
+    None, "", "NotYetKnown", "AsExpected", "TrackingUnavailable", "NameCollision", "SnapshotLost",
+    "StatusRefused",
+)  # fmt: skip
 """Reasons of Degraded that each visit finds out anew; others came with a heartbeat."""
 
 
@@ -171,7 +174,11 @@ class Visit:
         problem, before = self.observed.registry.problem, self.stored_condition("Degraded")
         if "Degraded" in self.said:
             return
-        if problem:
+        if self.observed.unwritten:
+            fields = ", ".join(f"status.{name}" for name in self.observed.unwritten)
+            mend = "update the CRD to the version of the operator, whose log has the reason"
+            self.say("Degraded", "True", "StatusRefused", f"the API server refuses {fields}; {mend}")
+        elif problem:
             self.say("Degraded", "True", "TrackingUnavailable", problem)
         elif self.has_heard or before.get("reason") in _TOLD_BY_US:
             self.say("Degraded", "False", "AsExpected")

@@ -89,6 +89,47 @@ def test_what_was_written_is_known_before_any_watch_tells_it(world):
     assert world.store.child(world.uid, "ConfigMap", "llama") is not None
 
 
+FULL = {"summary": "Training", "evaluation": [1], "gates": [2], "counts": {"attempts": 2}}
+
+
+def refuse(*fields: str) -> ApiError:
+    return ApiError(422, "Invalid", "is invalid", fields=fields)
+
+
+def test_a_status_that_is_refused_in_part_is_written_without_that_part(world):
+    world.cluster.failures = [refuse("status.evaluation[0].loss", "status.counts")]
+    world.do(PatchStatus(FULL), Create(world.body()))
+    assert world.there()["status"] == {name: FULL[name] for name in ("summary", "gates", "counts")}
+    assert ("ConfigMap", "team", "llama") in world.cluster.objects
+    assert world.store.observe(KEY, None).unwritten == ("evaluation",)
+
+
+def test_of_a_status_that_is_refused_for_no_named_part_only_what_is_needed_is_written(world):
+    world.cluster.failures = [refuse("<nil>")]
+    world.do(PatchStatus(FULL), Emit("Normal", "Next", ""))
+    assert world.there()["status"] == {"counts": {"attempts": 2}}
+    assert world.told.reasons == ["Next"]
+
+
+def test_what_was_refused_is_sent_again_only_when_it_has_changed(world):
+    world.cluster.failures = [refuse("status.evaluation")]
+    world.do(PatchStatus(FULL))
+    writes = len(world.cluster.log)
+    world.do(PatchStatus({"evaluation": [1]}))
+    assert len(world.cluster.log) == writes
+    world.do(PatchStatus({"evaluation": [2]}))
+    assert world.there()["status"]["evaluation"] == [2]
+    assert world.store.observe(KEY, None).unwritten == ()
+
+
+def test_without_what_is_needed_nothing_is_done(world):
+    world.cluster.failures = [refuse("status.counts"), refuse("status.counts")]
+    with pytest.raises(Again):
+        world.do(PatchStatus(FULL), Create(world.body()))
+    assert "status" not in world.there()
+    assert ("ConfigMap", "team", "llama") not in world.cluster.objects
+
+
 def test_an_empty_status_is_not_written(world):
     world.do(PatchStatus({}))
     assert world.cluster.log == []
