@@ -210,7 +210,7 @@ def _disruption(members: Sequence[Object]) -> tuple[str, str] | None:
 def _cause_of(ending: pods.Ended) -> str:
     if ending.reason == "OOMKilled":
         return "OutOfMemory"
-    if ending.code == 143:
+    if ending.code == 143 or (ending.code == 137 and ending.was_deleted):  # 137: it took longer than its grace
         return "Preempted"
     return CAUSE_OF_CODE.get(ending.code, "Unknown")
 

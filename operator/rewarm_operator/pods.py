@@ -81,6 +81,8 @@ class Ended(NamedTuple):
     reason: str
     finished: datetime | None
     text: str
+    was_deleted: bool
+    """Somebody wanted the pod gone, before or after it ended."""
 
     @property
     def termination(self) -> Termination | None:
@@ -98,6 +100,7 @@ def ended(pod: Object) -> Ended | None:
         str(terminated.get("reason") or ""),
         moments.parse(terminated.get("finishedAt")),
         str(terminated.get("message") or ""),
+        "deletionTimestamp" in pod["metadata"],
     )
 
 

@@ -7,6 +7,7 @@ Used from one event loop only.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from rewarm_operator import trim
+from rewarm_operator.last_words import LastWords, place
 from rewarm_operator.observed import Heartbeat, Observed, Registry
 from rewarm_operator.resources import UID_LABEL, owner_uids, revision
 
@@ -56,9 +58,12 @@ class Known:
 
 
 class Store:
-    """See the module. `on_change` is called with a run's key after everything that a decision could notice."""
+    """See the module. `on_change` is called with a run's key after everything that a decision could notice.
 
-    def __init__(self, on_change: Callable[[Key], None]) -> None:
+    `clock`: monotonic seconds, by which deleted pods are forgotten.
+    """
+
+    def __init__(self, on_change: Callable[[Key], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_change = on_change
         self.runs: dict[Key, Json] = {}
         self.kueue_installed = False
@@ -68,6 +73,7 @@ class Store:
         self._known: dict[str, Known] = {}
         self._workloads: dict[str, dict[str, Json]] = {}
         self._owner_of_job: dict[str, str] = {}
+        self._last_words = LastWords(clock)
         # A late answer to a write must not bring back what a watch has already seen go.
         self._gone: OrderedDict[str, None] = OrderedDict()
 
@@ -86,7 +92,7 @@ class Store:
             self._put_child(kind, run_uid, item)
 
     def remove(self, kind: str, item: Json) -> None:
-        """The object is gone; its uid never comes back. Of `item` only metadata is read."""
+        """The object is gone; its uid never comes back. `item`: as it was last (metadata is enough)."""
         metadata = item["metadata"]
         uid = metadata["uid"]
         self._gone[uid] = None
@@ -97,7 +103,7 @@ class Store:
         elif kind == "Workload":
             self._remove_workload(metadata["name"], uid)
         elif run_uid := _run_uid(item):
-            self._remove_child(kind, run_uid, metadata["name"], uid)
+            self._remove_child(kind, run_uid, item)
 
     def versions(self, kind: str, namespace: str | None) -> dict[str, Json]:
         """Every known object of a kind by uid, in one namespace or in all: for comparing with a list."""
@@ -195,7 +201,7 @@ class Store:
             service=_owned(children.services.get(name), uid),
             jobs=jobs,
             seen_jobs=frozenset(children.seen_jobs),
-            pods=tuple(children.pods.values()),
+            pods=(*self._last_words.of(uid), *children.pods.values()),
             workloads=workloads,
             kueue_installed=self.kueue_installed,
             collisions=tuple(known.collisions),
@@ -231,6 +237,7 @@ class Store:
     def _forget(self, uid: str) -> None:
         self._key_of.pop(uid, None)
         self._known.pop(uid, None)
+        self._last_words.forget(uid)
 
     # -- children ------------------------------------------------------------------------------------------------------
 
@@ -243,24 +250,34 @@ class Store:
         named[name] = kept = trim.TRIMMERS[kind](item)
         if known is not None and _alike(known, kept):
             return
+        if kind == "Pod":
+            self._last_words.replaced(run_uid, kept)
         if kind == "Job":
             self._owner_of_job[item["metadata"]["uid"]] = run_uid
             if run_uid in owner_uids(item):
                 self._children[run_uid].seen_jobs.add(name)
         self._changed(run_uid)
 
-    def _remove_child(self, kind: str, run_uid: str, name: str, uid: str) -> None:
+    def _remove_child(self, kind: str, run_uid: str, item: Json) -> None:
         children = self._children.get(run_uid)
         if children is None:
             return
+        name, uid = item["metadata"]["name"], item["metadata"]["uid"]
         known = children.of(kind).get(name)
         if known is not None and known["metadata"]["uid"] == uid:
             del children.of(kind)[name]
+            if kind == "Pod":
+                self._keep_last_words(run_uid, max(known, trim.pod(item), key=revision))
             self._changed(run_uid)
         if kind == "Job":
             self._owner_of_job.pop(uid, None)
         if children.empty():
             del self._children[run_uid]
+
+    def _keep_last_words(self, run_uid: str, pod: Json) -> None:
+        others = self._children_of(run_uid).pods.values()
+        if run_uid in self._key_of and place(pod) not in map(place, others):
+            self._last_words.keep(run_uid, pod)
 
     def _put_workload(self, item: Json) -> None:
         jobs = [str(owner["uid"]) for owner in item["metadata"].get("ownerReferences") or () if owner["kind"] == "Job"]

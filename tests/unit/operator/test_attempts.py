@@ -187,6 +187,12 @@ def test_a_deleted_pod_that_has_ended_is_not_stuck(training):
     assert judge(training) == attempts.Judged()
 
 
+def test_a_deleted_pod_that_did_not_end_within_its_grace_was_taken_away(training):
+    training.fail(A1, 137, rank=1)
+    training.pod(A1, 1)["metadata"]["deletionTimestamp"] = stamp(training.now)
+    assert cause(training) == "Preempted"
+
+
 def test_a_job_that_kueue_holds_has_not_ended(training):
     training.jobs[A1]["spec"]["suspend"] = True
     training.pod(A1, 1)["metadata"]["deletionTimestamp"] = stamp(training.now)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from rewarm_api.reported import Report
+from rewarm_operator import pods
+from rewarm_operator.last_words import KEPT_SECONDS
 from rewarm_operator.observed import Heartbeat, Registry
 from rewarm_operator.store import Key, Store
 
@@ -162,6 +164,87 @@ def test_nothing_of_a_deleted_run_stays(store):
     store.remove("Job", child("Job", "llama-a1"))
     store.remove("ContinualRun", run(9))
     assert (store.runs, store._children, store._known, store._key_of, store._owner_of_job) == ({}, {}, {}, {}, {})
+
+
+def pod(name: str, version: int = 1, phase: str = "Running", code: int | None = None) -> dict[str, Any]:
+    made = child("Pod", name, version, owner="j1")
+    made["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "0"}
+    state = {"running": {}} if code is None else {"terminated": {"exitCode": code}}
+    return made | {"status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def codes(store: Store) -> list[int | None]:
+    observed = store.observe(KEY, NOW)
+    assert observed is not None
+    return [None if (end := pods.ended(each)) is None else end.code for each in observed.pods]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(clock: Clock) -> Store:
+    store = Store(lambda key: None, clock)
+    store.put("ContinualRun", run())
+    return store
+
+
+def test_how_a_deleted_pod_ended_is_known_for_a_while(timed, clock):
+    timed.put("Pod", pod("a", 1))
+    timed.remove("Pod", pod("a", 3, "Failed", 143))  # the deletion itself is the first to tell
+    assert codes(timed) == [143]
+    assert timed.pods("u1") == []
+    assert timed.versions("Pod", None) == {}
+    clock.now = KEPT_SECONDS
+    assert codes(timed) == []
+
+
+def test_a_deletion_without_the_end_does_not_hide_what_was_seen_of_it(timed):
+    timed.put("Pod", pod("a", 2, "Failed", 65))
+    timed.remove("Pod", {"metadata": pod("a", 2)["metadata"]})
+    assert codes(timed) == [65]
+
+
+def test_a_pod_that_was_deleted_without_an_end_is_gone(timed):
+    timed.put("Pod", pod("a", 1))
+    timed.remove("Pod", pod("a", 2))
+    assert codes(timed) == []
+
+
+def test_a_new_pod_in_its_place_ends_the_interest_in_the_old_one(timed):
+    timed.put("Pod", pod("a", 1))
+    timed.remove("Pod", pod("a", 2, "Failed", 143))
+    timed.put("Pod", pod("b", 3))
+    assert codes(timed) == [None]
+    timed.put("Pod", pod("c", 4))
+    timed.remove("Pod", pod("b", 5, "Failed", 1))  # the newer one came first
+    assert codes(timed) == [None]
+
+
+def test_deleted_pods_take_no_memory_for_long(timed, clock):
+    for number in range(3):
+        timed.put("ContinualRun", {**run(uid=f"u{number}"), "metadata": _metadata_of(number)})
+        ended = pod("a", 2, "Failed", 1)
+        ended["metadata"] |= {"uid": f"p{number}", "labels": {"rewarm.dev/run-uid": f"u{number}"}}
+        timed.put("Pod", ended)
+        timed.remove("Pod", ended)
+        clock.now += KEPT_SECONDS
+    assert list(timed._last_words._runs) == ["u2"]
+    timed.remove("ContinualRun", {"metadata": _metadata_of(2)})
+    assert not timed._last_words._runs
+
+
+def _metadata_of(number: int) -> dict[str, Any]:
+    return {**run()["metadata"], "name": f"run-{number}", "uid": f"u{number}"}
 
 
 def test_managed_fields_take_no_memory(store):
