@@ -80,7 +80,7 @@ def test_names_manifests_and_promotions_that_cannot_be(client, world):
     run = client.submit(world.manifest("waiting"))
     with pytest.raises(WaitTimeoutError):
         client.wait(run.name, timeout=0.1)
-    with pytest.raises(MissingInputError, match="nothing registered yet"):
+    with pytest.raises(ManifestError, match="has not ended"):
         client.promote(run.name)
     assert client.submit(world.manifest("waiting")).action == "unchanged"
     with pytest.raises(ManifestError, match="which is running"):

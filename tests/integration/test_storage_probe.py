@@ -35,7 +35,7 @@ def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=server, region_name="us-east-1").create_bucket(Bucket="runs")
+    boto3.client("s3", endpoint_url=server, region_name="us-east-1").create_bucket(Bucket="probed-bucket")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("api", "trainer"))}
 
 
@@ -45,14 +45,14 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 def test_a_good_bucket_passes_and_is_left_as_it_was(environment: dict[str, str]) -> None:
-    done = run(environment, "s3://runs/some/prefix/")
+    done = run(environment, "s3://probed-bucket/some/prefix/")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("ok      s3://runs/some/prefix/")
-    assert S3Storage("s3://runs/").list("") == []
+    assert done.stdout.startswith("ok      s3://probed-bucket/some/prefix/")
+    assert S3Storage("s3://probed-bucket/").list("") == []
 
 
 def test_a_store_that_passes_over_conditions_is_refused(environment: dict[str, str]) -> None:
-    store = S3Storage("s3://runs/deaf/")
+    store = S3Storage("s3://probed-bucket/deaf/")
 
     def drop_condition(request, **_: object) -> None:
         if "If-None-Match" in request.headers:
@@ -64,7 +64,7 @@ def test_a_store_that_passes_over_conditions_is_refused(environment: dict[str, s
             probe(store)
     finally:
         store.client.meta.events.unregister("before-sign.s3.PutObject", drop_condition)
-    assert S3Storage("s3://runs/").list("") == []
+    assert S3Storage("s3://probed-bucket/").list("") == []
 
 
 def test_a_bucket_that_is_not_there_is_named(environment: dict[str, str]) -> None:
