@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from rewarm_operator import moments
 from rewarm_operator.actions import (
     Action,
     Annotate,
@@ -30,6 +31,11 @@ from rewarm_operator.store import Key, Store
 log = logging.getLogger("rewarm.executor")
 
 Json = dict[str, Any]
+
+_COLLECTION_SECONDS = 60.0
+"""How long after a run was made the children of a deleted one with its name may still be there: a look takes moments,
+but the garbage collector of a busy cluster has a queue."""
+_COLLECTION_LOOK_SECONDS = 3.0
 
 
 class Refused(Again):
@@ -168,6 +174,8 @@ class Executor:
                 raise Again(f"{title} has just gone") from error
             raise
         if uid not in owner_uids(found):
+            if _is_left_behind(found, run):
+                raise Again(f"{title} of the run before this one is still to be collected", _COLLECTION_LOOK_SECONDS)
             self._store.collided(uid, title, True)
             raise Refused(f"{title} exists and is not of this run")
         if found["metadata"].get("deletionTimestamp"):
@@ -208,3 +216,13 @@ class Executor:
         if known is not None and known["metadata"]["uid"] != found["metadata"]["uid"]:
             self._store.remove(RUN.kind, known)
         self._store.put(RUN.kind, found)
+
+
+def _is_left_behind(found: Json, run: Json) -> bool:
+    """Whether it belongs to a run of the same name that was deleted a moment ago: it goes by itself."""
+    metadata = run["metadata"]
+    made = moments.parse(metadata.get("creationTimestamp"))
+    owners = found["metadata"].get("ownerReferences") or ()
+    of_namesake = any((owner.get("kind"), owner.get("name")) == (RUN.kind, metadata["name"]) for owner in owners)
+    is_new = made is not None and moments.seconds_between(made, datetime.now(UTC)) < _COLLECTION_SECONDS
+    return of_namesake and is_new

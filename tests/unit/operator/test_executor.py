@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from memory_cluster import MemoryCluster
 
+from rewarm_operator import moments
 from rewarm_operator.actions import Annotate, Create, DeleteJob, Emit, PatchStatus, SetFinalizer
 from rewarm_operator.cluster import ApiError, Unreachable
 from rewarm_operator.executor import Executor, Refused
@@ -147,6 +149,25 @@ def test_what_is_there_and_somebody_elses_is_a_collision_until_it_goes(world):
     with pytest.raises(Refused):
         world.do(Create(world.body()), Emit("Normal", "Never", ""))
     assert world.store.observe(KEY, None).collisions == ("ConfigMap/llama",)
+    del world.cluster.objects["ConfigMap", "team", "llama"]
+    world.do(Create(world.body()))
+    assert world.store.observe(KEY, None).collisions == ()
+
+
+@pytest.mark.parametrize(("age", "collides"), [(timedelta(seconds=5), False), (timedelta(minutes=2), True)])
+def test_what_a_deleted_run_of_the_same_name_left_behind_is_waited_for(world, age, collides):
+    made = moments.written(datetime.now(UTC) - age)
+    world.store.put(
+        "ContinualRun",
+        world.cluster.put(RUN, "team", {"metadata": {"name": "llama", "creationTimestamp": made}, "spec": {}}),
+    )
+    left = world.body(owner="the-run-before")
+    left["metadata"]["ownerReferences"][0]["name"] = "llama"
+    world.cluster.put(CONFIG_MAP, "team", left)
+    with pytest.raises(Again) as caught:
+        world.do(Create(world.body()))
+    assert isinstance(caught.value, Refused) is collides
+    assert world.store.observe(KEY, None).collisions == (("ConfigMap/llama",) if collides else ())
     del world.cluster.objects["ConfigMap", "team", "llama"]
     world.do(Create(world.body()))
     assert world.store.observe(KEY, None).collisions == ()
