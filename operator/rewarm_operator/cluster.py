@@ -101,9 +101,7 @@ class Cluster(Protocol):
 
     async def replace(self, resource: Resource, namespace: str, name: str, body: Mapping[str, Any]) -> Json: ...
 
-    async def delete(
-        self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None = None
-    ) -> Json: ...
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Json: ...
 
     async def served(self) -> dict[str, list[str]]:
         """API groups and their versions, the preferred one first."""
@@ -224,10 +222,8 @@ class HttpCluster:
     async def replace(self, resource: Resource, namespace: str, name: str, body: Mapping[str, Any]) -> Json:
         return await self._call("update", "PUT", resource, resource.path(namespace, name), body)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None = None) -> Json:
-        body: Json = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        if grace is not None:
-            body["gracePeriodSeconds"] = grace
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Json:
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         return await self._call("delete", "DELETE", resource, resource.path(namespace, name), body)
 
     async def served(self) -> dict[str, list[str]]:

@@ -88,8 +88,8 @@ class MemoryCluster:
         self._check(self._there(resource, namespace, name), body)
         return self.put(resource, namespace, copy.deepcopy(dict(body)))
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None = None) -> Json:
-        self._write("delete", resource, name, {"uid": uid, "grace": grace})
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Json:
+        self._write("delete", resource, name, {"uid": uid})
         if self._there(resource, namespace, name)["metadata"]["uid"] != uid:
             raise ApiError(409, "Conflict", "the uid in the precondition is another one")
         del self.objects[resource.kind, namespace, name]
