@@ -1,7 +1,7 @@
 """What is kept of an object in memory: what views read, and no more. Pure.
 
 A pod as the API server sends it takes 30 KB of Python objects, and five are made for one attempt of five nodes; trimmed
-it takes 3 KB. The run itself keeps everything but managedFields.
+it takes 3 KB. The run itself keeps everything but managedFields and the copy of itself that kubectl apply leaves.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _POD_STATUS = (
     "phase", "reason", "message", "startTime", "conditions", "initContainerStatuses", "containerStatuses",
 )  # fmt: skip
 _CONTAINER = ("name", "state", "lastState", "restartCount", "ready", "exitCode", "image")
-# Long, and the pod's own business: the trainer reads them in the pod.
+# Long, and others' business: the trainer reads the one in the pod, kubectl the other.
 _HEAVY_ANNOTATIONS = ("rewarm.dev/progress-ca", "kubectl.kubernetes.io/last-applied-configuration")
 
 
 def run(item: Json) -> Json:
-    metadata = item["metadata"]
-    kept = {name: value for name, value in metadata.items() if name != "managedFields"}
+    kept = _without_heavy_annotations({**item["metadata"]})
+    kept.pop("managedFields", None)
     return {**item, "metadata": kept}
 
 
@@ -73,7 +73,10 @@ TRIMMERS: Mapping[str, Callable[[Json], Json]] = {
 
 
 def _metadata(item: Json) -> Json:
-    kept = _pick(item["metadata"], _METADATA)
+    return _without_heavy_annotations(_pick(item["metadata"], _METADATA))
+
+
+def _without_heavy_annotations(kept: Json) -> Json:
     annotations = kept.get("annotations")
     if annotations and any(name in annotations for name in _HEAVY_ANNOTATIONS):
         kept["annotations"] = {name: text for name, text in annotations.items() if name not in _HEAVY_ANNOTATIONS}

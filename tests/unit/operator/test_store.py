@@ -247,5 +247,13 @@ def _metadata_of(number: int) -> dict[str, Any]:
     return {**run()["metadata"], "name": f"run-{number}", "uid": f"u{number}"}
 
 
-def test_managed_fields_take_no_memory(store):
+def test_what_others_keep_with_a_run_takes_no_memory(store):
+    applied = run(2)
+    applied["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/last-applied-configuration": "{}",
+        "rewarm.dev/promote": "true",
+    }
+    store.put("ContinualRun", applied)
     assert "managedFields" not in store.runs[KEY]["metadata"]
+    assert store.runs[KEY]["metadata"]["annotations"] == {"rewarm.dev/promote": "true"}
+    assert len(applied["metadata"]["annotations"]) == 2
