@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from collections.abc import Iterator
 import pytest
 from operator_process import Kubelet, Place, condition, counts, operator_kubeconfig, prepare_only, role, succeed
 from real_cluster import needs_control_plane
+
+from rewarm_operator.actions import PatchStatus
+from rewarm_operator.cluster import Access, HttpCluster
+from rewarm_operator.executor import Executor
+from rewarm_operator.recorder import EventRecorder
+from rewarm_operator.store import Store
 
 pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
 
@@ -108,6 +115,41 @@ def test_a_name_that_somebody_else_has_is_a_condition_and_no_end(place: Place):
         run = place.finished(path, within_s=120)
     assert condition(run, "Succeeded")[0] == "True"
     assert condition(run, "Stalled")[0] == "False"
+
+
+def test_what_a_deleted_run_of_the_same_name_left_behind_is_no_collision(place: Place):
+    services = f"/api/v1/namespaces/{place.namespace}/services"
+    owner = {"apiVersion": "rewarm.dev/v1alpha1", "kind": "ContinualRun", "name": "run", "uid": "the-run-before"}
+    metadata = {"name": "run", "ownerReferences": [owner], "finalizers": ["test.example.org/hold"]}
+    assert place.api.call("POST", services, {"metadata": metadata, "spec": {"ports": [{"port": 80}]}})[0] == 201
+    path = place.submit()
+    with place.kubelet(prepare_only), place.operator() as operator:
+        tried = f"POST {services}/run"
+        place.proxy.wait(lambda: [str(request) for request in place.proxy.writes].count(tried) > 1)
+        assert condition(place.api.get(path), "Stalled") != ("True", "NameCollision")
+        place.edit(f"{services}/run", {"metadata": {"finalizers": None}})
+        place.api.call("DELETE", f"{services}/run")
+        place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
+    assert "is not of this run" not in operator.log.read_text()
+
+
+def test_what_the_schema_refuses_of_a_status_is_left_out_of_it(place: Place, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(place.kubeconfig))
+    path = place.submit()
+    status = {"summary": "Dozing", "gates": [{"name": "g"}] * 17, "learningRate": 0.5, "counts": {"attempts": 1}}
+    store = Store(lambda key: None)
+    store.put("ContinualRun", place.api.get(path))
+
+    async def write() -> None:
+        cluster = HttpCluster(await Access.load(), lambda: True)
+        executor = Executor(cluster, store, EventRecorder(cluster, "test"), lambda uid, track: None)
+        await executor.execute((place.namespace, "run"), (PatchStatus(status),))
+        await cluster.close()
+
+    asyncio.run(write())
+    assert place.api.get(path)["status"] == {"learningRate": 0.5, "counts": {"attempts": 1}}
+    (uid,) = (run["metadata"]["uid"] for run in store.runs.values())
+    assert store.unwritten(uid) == {"summary": "Dozing", "gates": status["gates"]}
 
 
 def test_a_quota_that_refuses_is_told_and_waited_for(place: Place):
