@@ -81,7 +81,14 @@ def machine_state() -> dict[str, str]:
 def chart_images(cluster: Client) -> Images:
     """Images of this tree in the cluster."""
     if not isinstance(cluster, Cluster):
-        return Images(os.environ["REWARM_E2E_OPERATOR_IMAGE"], os.environ["REWARM_E2E_TRAINER_IMAGE"])
+        names = ("REWARM_E2E_OPERATOR_IMAGE", "REWARM_E2E_TRAINER_IMAGE")
+        if missing := [name for name in names if not os.environ.get(name)]:
+            pytest.exit(
+                f"KUBECONFIG names a cluster of yours, and {' and '.join(missing)} no image that it can pull: set them, "
+                "or unset KUBECONFIG for a cluster of the tests' own (docs/cluster.md)",
+                returncode=64,
+            )
+        return Images(*(os.environ[name] for name in names))
     builder = images.Builder(say)
     builder.build()
     builder.give(cluster)
