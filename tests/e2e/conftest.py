@@ -84,7 +84,7 @@ def chart_images(cluster: Client) -> Images:
         names = ("REWARM_E2E_OPERATOR_IMAGE", "REWARM_E2E_TRAINER_IMAGE")
         if missing := [name for name in names if not os.environ.get(name)]:
             pytest.exit(
-                f"KUBECONFIG names a cluster of yours, and {' and '.join(missing)} no image that it can pull: set them, "
+                f"KUBECONFIG names a cluster of yours, and {' and '.join(missing)} no image it can pull: set them, "
                 "or unset KUBECONFIG for a cluster of the tests' own (docs/cluster.md)",
                 returncode=64,
             )
