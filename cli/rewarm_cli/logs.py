@@ -25,6 +25,7 @@ ROLES = ("prepare", "trainer", "evaluate")
 _INDEX = "batch.kubernetes.io/job-completion-index"
 # How often in a row a log may be refused, by a server that restarts or a node that is gone, before it is given up.
 _FAILURES = 60
+_REFUSALS = 30
 # A log that ended although its container runs is asked for again after this many seconds.
 _PAUSE = 1.0
 
@@ -219,10 +220,11 @@ class Follower:
                 ended = False
             except GoneError:
                 return
-            except DeniedError:
-                raise
             except RewarmError as error:
                 ended, failures = False, failures + 1
+                # An API server that comes back refuses for a moment what it allowed before.
+                if isinstance(error, DeniedError) and (not since or failures > _REFUSALS):
+                    raise
                 if failures > _FAILURES:
                     self._queue.put(_missed(pod, error))
                     return

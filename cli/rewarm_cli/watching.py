@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from rewarm_api.errors import DependencyError
 from rewarm_cli.cluster import StreamEnded
-from rewarm_cli.cluster_errors import ExpiredError
+from rewarm_cli.cluster_errors import DeniedError, ExpiredError
 
 if TYPE_CHECKING:
     from rewarm_cli.cluster import Cluster, Resource
 
 # An API server that restarts is away for a minute or two; one that is away for longer is worth an error.
 PATIENCE_SECONDS = 300.0
+# One that comes back refuses everybody for a moment, until it has read who may do what.
+REFUSED_SECONDS = 30.0
 _ONE_WATCH_SECONDS = 240.0
 _LONGEST_PAUSE = 10.0
 
@@ -60,7 +62,7 @@ def observe(
 ) -> Iterator[Change]:
     """Changes without end. `deadline` is of `time.monotonic`.
 
-    Raises DeadlineError, or DependencyError (75) once the server was away for longer than PATIENCE_SECONDS.
+    Raises DeadlineError, DeniedError, or DependencyError (75) once the server was away for longer than PATIENCE_SECONDS.
     """
     known: dict[str, dict[str, Any]] = {}
     version, synced, failures, since = "", False, 0, 0.0
@@ -82,10 +84,11 @@ def observe(
             version = ""
         except StreamEnded:
             pass
-        except DependencyError:
+        except (DependencyError, DeniedError) as error:
             since = since if failures else time.monotonic()
             failures += 1
-            if not synced or time.monotonic() - since > PATIENCE_SECONDS:
+            patience = REFUSED_SECONDS if isinstance(error, DeniedError) else PATIENCE_SECONDS
+            if not synced or time.monotonic() - since > patience:
                 raise
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 6), _seconds(deadline)))
         _seconds(deadline)

@@ -5,10 +5,14 @@ Results go to standard output, progress and hints to standard error. Decides exi
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from rewarm_api.errors import ManifestError, Problem, RewarmError
@@ -20,6 +24,8 @@ from rewarm_cli.status_view import one_line
 
 NO = 1
 """The run ended otherwise, or the answer is no."""
+_INTERRUPTED = 130
+_LAST_RESORT_SECONDS = 2.0
 
 
 class Where(NamedTuple):
@@ -30,6 +36,7 @@ class Where(NamedTuple):
     kubeconfig: str | None
 
     def client(self) -> RewarmClient:
+        signal.signal(signal.SIGINT, _interrupted)
         return RewarmClient(Kubernetes(namespace=self.namespace, context=self.context, kubeconfig=self.kubeconfig))
 
     def command(self, word: str, run: Run) -> str:
@@ -39,6 +46,14 @@ class Where(NamedTuple):
         options += f" --context {self.context}" if self.context else ""
         options += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
         return f"{root} {word.format(run.name)}{options}"
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C. An exception that falls into a destructor or a callback is lost there: then a timer ends the process."""
+    last_resort = threading.Timer(_LAST_RESORT_SECONDS, os._exit, (_INTERRUPTED,))
+    last_resort.daemon = True
+    last_resort.start()
+    raise KeyboardInterrupt
 
 
 def submit(
