@@ -62,7 +62,7 @@ def observe(
 ) -> Iterator[Change]:
     """Changes without end. `deadline` is of `time.monotonic`.
 
-    Raises DeadlineError, DeniedError, or DependencyError (75) once the server was away for longer than PATIENCE_SECONDS.
+    Raises DeadlineError, DeniedError, or DependencyError (75) when the server was away for PATIENCE_SECONDS.
     """
     known: dict[str, dict[str, Any]] = {}
     version, synced, failures, since = "", False, 0, 0.0
