@@ -161,7 +161,8 @@ def _tell_running(visit: Visit, number: int, job: Object) -> None:
         visit.say("Running", "True", "Training", f"attempt {number} on {nodes} node{'s' if nodes > 1 else ''}")
         visit.status["summary"] = _activity(visit)
         return
-    ended = [pod for pod in members if pods.is_terminal(pod)]
+    # The kubelet tells the end of a container a moment before the end of its pod.
+    ended = [pod for pod in members if pods.is_terminal(pod) or pods.ended(pod) is not None]
     was_running = visit.stored_condition("Running").get("status") == "True"
     if was_running and is_held:
         visit.emit("Warning", "Preempted", f"attempt {number}: Kueue has taken its machines back, and it queues again")

@@ -296,3 +296,14 @@ class TestNextAttempt:
         training.fail(A2, 70)
         training.settle()
         assert "llama-a3" in training.jobs
+
+
+def test_containers_that_ended_before_their_pods_did_not_start_anew(world: World) -> None:
+    world.start()
+    for rank, pod in enumerate(world.pods_of(world.jobs["llama-a1"])):
+        world.end_pod("llama-a1", rank)
+        pod["status"]["phase"] = "Running"
+    world.wait(30)
+    world.settle()
+    assert world.told("Running")[0] == "True"
+    assert world.status["summary"] == "Training"
