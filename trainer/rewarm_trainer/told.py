@@ -59,6 +59,7 @@ class Told:
             self._fields["checkpoint"] = Checkpoint(
                 uri=record["path"], step=record["step"], committed_at=now, sha256=record.get("sha256")
             )
+            self._at_least(record["step"])
         elif kind == "warning":
             self._warnings.append(str(record["message"]))
         elif kind == "decision":
@@ -86,6 +87,12 @@ class Told:
         if speed is not None and math.isfinite(speed) and speed > 0:
             said |= {"tokens_per_second": speed, "eta_seconds": max(0.0, (target - tokens) / speed)}
         self._fields["progress"] = Progress(**said)
+
+    def _at_least(self, step: int) -> None:
+        """A commit tells that training has come so far: between log steps it is the first to tell."""
+        if step > self._reached:
+            before = self._fields.get("progress")
+            self._stand(step, before.tokens_per_second if before else None)
 
     def _step(self, record: Mapping[str, Any]) -> None:
         self._stand(record["step"], record["tokens_per_second"])

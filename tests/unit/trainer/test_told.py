@@ -72,3 +72,16 @@ def test_many_warnings_end_with_the_newest() -> None:
     for number in range(40):
         told.record({"event": "warning", "message": f"warning {number}"}, NOW)
     assert make_report(told.fields()).warnings == [f"warning {number}" for number in range(24, 40)]
+
+
+def test_a_commit_between_log_steps_tells_how_far_training_came() -> None:
+    told = Told(plan_of(8), 0.25)
+    told.record({"event": "attempt started", "number": 1, "step": 0}, NOW)
+    told.record(step(5), NOW)
+    told.record({"event": "checkpoint committed", "step": 7, "path": "s3://runs/a/step-7"}, NOW)
+    value = make_report(told.fields()).to_json()
+    assert value["attempt"]["lastStep"] == value["progress"]["step"] == value["checkpoint"]["step"] == 7
+    assert value["progress"]["tokensPerSecond"] == 96.0
+    told.record({"event": "checkpoint committed", "step": 7, "path": "s3://runs/a/step-7"}, NOW)
+    told.record(step(8), NOW)
+    assert make_report(told.fields()).to_json()["attempt"]["lastStep"] == 8
