@@ -71,7 +71,12 @@ class Suite:
         return True
 
     def _integration(self) -> bool:
-        return self._pytest("-n", "2", "--dist", "loadfile", "-m", "cluster", "tests/integration") == 0
+        """One retry of what failed, alone on the machine; never silently."""
+        if self._pytest("-n", "2", "--dist", "loadfile", "-m", "cluster", "tests/integration") == 0:
+            return True
+        self._say(f"{LOUD}\ntest-cluster: INTEGRATION TESTS FAILED. What failed runs once more, by itself.\n{LOUD}")
+        self._rows.append(("integration, first try", 0.0, "FAILED, RETRIED"))
+        return self._pytest("-m", "cluster", "--last-failed", "tests/integration") == 0
 
     def _end_to_end(self) -> bool:
         """One retry of what failed, from a clean cluster; never silently."""
