@@ -10,12 +10,13 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from rewarm_api import base_model
-from rewarm_api import run as spec
+from rewarm_api import base_model, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
 from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal
+from rewarm_api.run import ContinualRun, RunSpec
+from rewarm_api.schedule import Schedule
 from rewarm_api.segments import Lengths, build_segments, length_problem
 from rewarm_api.uri import format_of
 
@@ -24,7 +25,7 @@ CHECKPOINT_EVERY = "10%"
 DEFAULT_DECAY = {"Rewarm": result.Decay.COSINE, "WarmupStableDecay": result.Decay.ONE_MINUS_SQRT}
 
 
-def resolve(run: spec.ContinualRun, *, uid: str, defaults: Defaults | None = None) -> result.Snapshot:
+def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) -> result.Snapshot:
     """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name.
 
     `defaults` are a cluster's (`cluster_problems` says what is missing even with them); a local run has none.
@@ -126,7 +127,7 @@ def _base_model(given: base_model.BaseModel) -> result.BaseModelSource:
     return result.BaseModelSource(kind=kind, options=options[kind])
 
 
-def _sources(given: spec.RunSpec) -> tuple[result.Source, ...]:
+def _sources(given: RunSpec) -> tuple[result.Source, ...]:
     groups = (
         (result.Group.CORPUS, given.corpus.sources),
         (result.Group.REPLAY, given.replay.sources if given.replay else []),
@@ -135,7 +136,7 @@ def _sources(given: spec.RunSpec) -> tuple[result.Source, ...]:
     return tuple(sorted(sources, key=lambda source: source.name))
 
 
-def _source(group: result.Group, given: spec.Source) -> result.Source:
+def _source(group: result.Group, given: corpus.Source) -> result.Source:
     return result.Source(
         name=given.name,
         group=group,
@@ -150,7 +151,7 @@ def _source(group: result.Group, given: spec.Source) -> result.Source:
     )
 
 
-def _replay(given: spec.Replay | None) -> result.Replay:
+def _replay(given: corpus.Replay | None) -> result.Replay:
     if given is None:
         return result.Replay(ratio=0.0, from_run=None, method="Interleave", max_repeats=4)
     from_run = given.from_run
@@ -162,7 +163,7 @@ def _replay(given: spec.Replay | None) -> result.Replay:
     )
 
 
-def _schedule(given: spec.RunSpec) -> result.Schedule:
+def _schedule(given: RunSpec) -> result.Schedule:
     schedule, cooldown, anneal = given.schedule, given.schedule.cooldown, given.schedule.anneal
     default_state = "Auto" if given.base_model.run is not None else "Reset"
     return result.Schedule(
@@ -184,7 +185,7 @@ def _schedule(given: spec.RunSpec) -> result.Schedule:
     )
 
 
-def final_learning_rate(schedule: spec.Schedule) -> float:
+def final_learning_rate(schedule: Schedule) -> float:
     """The rate of the last update: as given, the constant rate where nothing decays, else a tenth of the peak."""
     if schedule.kind == "Constant":
         return schedule.peak_learning_rate
@@ -196,7 +197,7 @@ def final_learning_rate(schedule: spec.Schedule) -> float:
     return float(exact(schedule.peak_learning_rate) / 10)
 
 
-def _training(given: spec.Training) -> result.Training:
+def _training(given: training.Training) -> result.Training:
     optimizer = given.optimizer
     return result.Training(
         sequence_length=given.sequence_length,
@@ -213,7 +214,7 @@ def _training(given: spec.Training) -> result.Training:
     )
 
 
-def _evaluation(given: spec.Evaluation, sources: tuple[result.Source, ...]) -> result.Evaluation:
+def _evaluation(given: evaluation.Evaluation, sources: tuple[result.Source, ...]) -> result.Evaluation:
     by_name = {source.name: source for source in sources}
     sets = [_set(item, by_name) for item in given.sets]
     return result.Evaluation(
@@ -224,7 +225,7 @@ def _evaluation(given: spec.Evaluation, sources: tuple[result.Source, ...]) -> r
     )
 
 
-def _set(given: spec.EvaluationSet, sources: dict[str, result.Source]) -> result.EvaluationSet:
+def _set(given: evaluation.EvaluationSet, sources: dict[str, result.Source]) -> result.EvaluationSet:
     if given.uri is None and given.name in sources:
         return _source_set(sources[given.name], given.role, given.label_field, given.date_field)
     assert given.role is not None
@@ -254,13 +255,13 @@ def _source_set(
     )
 
 
-def _gates(given: spec.Gates | None) -> result.Gates | None:
+def _gates(given: evaluation.Gates | None) -> result.Gates | None:
     if given is None or (given.max_forgetting is None and given.min_gain is None):
         return None
     return result.Gates(max_forgetting=given.max_forgetting, min_gain=given.min_gain, on_forgetting=given.on_forgetting)
 
 
-def _operation(given: spec.RunSpec) -> dict[str, Any]:
+def _operation(given: RunSpec) -> dict[str, Any]:
     """How to run, not what: outside the digest."""
     names = {
         "compute",

@@ -75,7 +75,7 @@ def is_finished(run: dict[str, Any]) -> bool:
 
 
 def measure(world: World, count: int) -> Result:
-    """Steps 1 to 5."""
+    """Steps 1 to 4, and with the last of them step 5."""
     account = operator_account(world)
     preparations = Watched(world, JOBS, is_preparation)
     prepared = Watched(world, JOBS, is_prepared)
@@ -131,6 +131,12 @@ def measure(world: World, count: int) -> Result:
     say(f"4. {count} more: attempt Jobs after {result['all_running_seconds']:.1f} s, ended after "
         f"{result['all_finished_seconds']:.1f} s")  # fmt: skip
 
+    return result | measure_restart(world, account, count)
+
+
+def measure_restart(world: World, account: Path, count: int) -> Result:
+    """Step 5."""
+    result: Result = {}
     before = world.audit_size()
     operator = Operator(world, account)
     operator.wait_until_leading()

@@ -23,6 +23,8 @@ PATIENCE_SECONDS = 300.0
 REFUSED_SECONDS = 30.0
 _ONE_WATCH_SECONDS = 240.0
 _LONGEST_PAUSE = 10.0
+# A connection that something between drops after a while was a good one; one that ends at once was not.
+_SHORT_WATCH_SECONDS = 5.0
 
 
 class DeadlineError(Exception):
@@ -74,21 +76,26 @@ def observe(
                 if not synced:
                     synced = True
                     yield Synced()
+            seconds, opened = _seconds(deadline), time.monotonic()
+            try:
+                for event in cluster.watch(resource, namespace, version, labels=labels, fields=fields, seconds=seconds):
+                    version = _version(event, version)
+                    failures = 0
+                    if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                        yield _changed(known, event)
+            except StreamEnded:
+                if time.monotonic() - opened < _SHORT_WATCH_SECONDS:
+                    raise
             failures = 0
-            seconds = _seconds(deadline)
-            for event in cluster.watch(resource, namespace, version, labels=labels, fields=fields, seconds=seconds):
-                version = _version(event, version)
-                if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                    yield _changed(known, event)
         except ExpiredError:
             version = ""
-        except StreamEnded:
-            pass
-        except (DependencyError, DeniedError) as error:
+        except (StreamEnded, DependencyError, DeniedError) as error:
             since = since if failures else time.monotonic()
             failures += 1
             patience = REFUSED_SECONDS if isinstance(error, DeniedError) else PATIENCE_SECONDS
             if not synced or time.monotonic() - since > patience:
+                if isinstance(error, StreamEnded):
+                    raise DependencyError("the API server ends every watch at once; is a proxy in between?") from error
                 raise
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 6), _seconds(deadline)))
         _seconds(deadline)

@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rewarm_api.run import API_VERSION, KIND, Compute
+from rewarm_api.operation import Compute
+from rewarm_api.run import API_VERSION, KIND
 from rewarm_operator import names, pod_objects
 from rewarm_operator.pod_objects import PodFacts
 from rewarm_operator.resources import owner_uids

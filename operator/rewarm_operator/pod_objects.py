@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewarm_api.operation import Compute
 from rewarm_api.pod_template import PodTemplate, topology_annotations
-from rewarm_api.run import Compute
 from rewarm_operator import names
 from rewarm_operator.settings import Settings
 

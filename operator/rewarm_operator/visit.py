@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from rewarm_api.run import Compute, Retries
+from rewarm_api.operation import Compute, Retries
 from rewarm_operator import conditions, moments, names, pods, snapshots
 from rewarm_operator.actions import Action, Create, Decision, Emit, PatchStatus
 from rewarm_operator.observed import Object, Observed

@@ -1,0 +1,68 @@
+"""The text of a run: the new domain, and what is replayed against forgetting."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rewarm_api.fields import Digest, FieldName, Integer, Name, Number, Path, Spec, Uri, Words
+from rewarm_api.snapshot import Format
+
+
+class Source(Spec):
+    """One source of training text."""
+
+    name: Name
+    """Name, unique across corpus and replay."""
+    uri: Uri
+    """s3:// file:// hf:// or claim://NAME/path; a glob is allowed. A local run also takes a path, relative to the
+    manifest's folder."""
+    format: Format | None = None
+    """Parquet, JsonLines, Text or Tokens. Default: by suffix (.gz and .zst too)."""
+    text_field: FieldName = "text"
+    """Field that holds a document's text."""
+    group_field: FieldName = ""
+    """Field that names a document's origin: documents of one origin stay on one side of the hold-out."""
+    weight: Annotated[Number, Field(gt=0)] | None = None
+    """Weight within its group: all sources of a group or none. Default: by training rows."""
+    license: Words | None = None
+    """Licence, carried into the model card."""
+    digest: Digest | None = None
+    """Pin: a changed corpus is refused, not silently trained on."""
+    bad_lines: Annotated[Integer, Field(ge=0, le=2**53 - 1)] = 0
+    """How many undecodable lines or broken documents are tolerated; each is logged."""
+
+
+Sources = Annotated[list[Source], Field(max_length=64)]
+
+
+class Corpus(Spec):
+    """The new domain."""
+
+    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    """One or more sources."""
+
+
+class FromRun(Spec):
+    """A finished run whose training text is replayed: exactly one of name and path."""
+
+    name: Name | None = None
+    """Name of the run."""
+    path: Path | None = None
+    """Work folder of a local run, relative to the manifest's. Local runs only."""
+
+
+class Replay(Spec):
+    """Old text mixed into the new, against forgetting."""
+
+    ratio: Annotated[Number, Field(ge=0, lt=1)]
+    """Share of all training rows drawn from replay."""
+    sources: Sources = Field(default_factory=list)
+    """Sources to replay; at ratio 0 they are only held out from, to measure forgetting."""
+    from_run: FromRun | None = None
+    """Replay what a finished run really saw, instead of sources."""
+    method: Literal["Interleave"] = "Interleave"
+    """How replay rows enter training."""
+    max_repeats: Annotated[Integer, Field(ge=1, le=1_000_000)] = 4
+    """Refuse to repeat a replay source more often than this."""
