@@ -30,6 +30,11 @@ def digest_of(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def added(value: Any, description: str) -> Any:
+    """A field that older snapshots do not have: `value` means "as before" and is left out, so that digests stay."""
+    return Field(default=value, description=description, exclude_if=lambda found: found == value)
+
+
 class Group(StrEnum):
     CORPUS = "Corpus"
     REPLAY = "Replay"
