@@ -8,13 +8,13 @@ Objects stay plain JSON: typed models would cost more processor time per run tha
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ WATCH_MARGIN_SECONDS = 10.0
 """How long after its announced end, and how long without a bookmark's interval, a watch counts as dead."""
 BOOKMARK_SECONDS = 70.0
 """Bookmarks come every 60 s: a watch that is silent for longer than this is not alive."""
-PAGE = 500
+PAGE = 250
 _TOKEN_SECONDS = 60.0
 _LINE = 16 * 1024 * 1024
 _MERGE = "application/merge-patch+json"
@@ -108,10 +108,27 @@ class Cluster(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Credentials:
+    """What a kubeconfig says. `header`: of Authorization; empty: a client certificate."""
+
+    server: str
+    tls: ssl.SSLContext
+    header: str
+
+
 class Access:
     """Where the API server is, how it is trusted, and the current credentials."""
 
-    def __init__(self, server: str, tls: ssl.SSLContext | bool, token_file: Path | None, header: str) -> None:
+    def __init__(
+        self,
+        server: str,
+        tls: ssl.SSLContext | bool,
+        token_file: Path | None,
+        header: str,
+        self_contained: Callable[[], Credentials | None] | None = None,
+    ) -> None:
+        self._self_contained = self_contained
         self.server = server.rstrip("/")
         self.tls = tls
         self._token_file = token_file
@@ -119,19 +136,24 @@ class Access:
         self._read = 0.0
 
     @classmethod
-    async def load(cls) -> Access:
-        """KUBECONFIG when it is set, else the pod's service account, else the user's own kubeconfig."""
+    async def load(cls, self_contained: Callable[[], Credentials | None] | None = None) -> Access:
+        """KUBECONFIG when it is set, else the pod's service account, else the user's own kubeconfig.
+
+        `self_contained` reads a kubeconfig that asks for nothing but itself, and returns None for others.
+        """
         inside = "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").is_file()
         if inside and not os.environ.get("KUBECONFIG"):
             host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
             host = f"[{host}]" if ":" in host else host
             tls = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
             return cls(f"https://{host}:{port}", tls, SERVICE_ACCOUNT / "token", "")
-        return await cls._from_kubeconfig()
+        return await cls._from_kubeconfig(self_contained)
 
     @classmethod
-    async def _from_kubeconfig(cls) -> Access:
-        # Imported only here: in a pod it is not needed, and it would cost 40 MB.
+    async def _from_kubeconfig(cls, self_contained: Callable[[], Credentials | None] | None) -> Access:
+        if self_contained and (found := self_contained()):
+            return cls(found.server, found.tls, None, found.header, self_contained)
+        # Understands more (plugins that fetch a token, relative paths), and costs 40 MB.
         from kubernetes.aio import client, config
 
         configuration = client.Configuration()
@@ -144,7 +166,7 @@ class Access:
         header = await configuration.get_api_key_with_prefix("BearerToken") or ""
         if header and " " not in header:
             header = f"Bearer {header}"
-        return cls(configuration.host, tls, None, header)
+        return cls(configuration.host, tls, None, header, self_contained)
 
     def authorization(self) -> str:
         """Value of the Authorization header (empty: client certificate). A pod's token is read again every minute."""
@@ -159,7 +181,7 @@ class Access:
         if self._token_file is not None:
             self._read = 0.0
         else:
-            fresh = await self._from_kubeconfig()
+            fresh = await self._from_kubeconfig(self._self_contained)
             self.server, self.tls, self._header = fresh.server, fresh.tls, fresh._header
 
     def session(self, limit: int) -> aiohttp.ClientSession:
@@ -321,27 +343,6 @@ class HttpCluster:
     def _url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
         url = URL(self.access.server + path, encoded=True)
         return url.with_query(query) if query else url
-
-
-async def pages(
-    cluster: Cluster, resource: Resource, namespace: str | None, selector: str, *, metadata_only: bool = False
-) -> tuple[list[Json], str]:
-    """Every object of a list, and the version that a watch may start from. A page token that is too old starts over."""
-    for last in (False, True):
-        items: list[Json] = []
-        token = ""
-        try:
-            while True:
-                page = await cluster.page(resource, namespace, selector, token, metadata_only=metadata_only)
-                items += page.get("items") or ()
-                token = page["metadata"].get("continue") or ""
-                if not token:
-                    return items, str(page["metadata"]["resourceVersion"])
-                await asyncio.sleep(0)
-        except ApiError as error:
-            if error.status != 410 or last:
-                raise
-    raise AssertionError("unreachable")
 
 
 def _refusal(response: aiohttp.ClientResponse, text: bytes) -> ApiError:

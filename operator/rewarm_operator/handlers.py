@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import kopf
+from rewarm_operator.absent import absent
+from rewarm_operator.cluster import BOOKMARK_SECONDS, Access, Credentials
 
-from rewarm_operator.cluster import BOOKMARK_SECONDS, Access
+# Where it is installed, kopf imports it, only to recognise its models: 40 MB for nothing that happens here.
+with absent("kubernetes"):
+    import kopf
 
 log = logging.getLogger("rewarm.kopf")
 
@@ -84,6 +88,19 @@ def settings(watch_seconds: int) -> kopf.OperatorSettings:
     made.persistence.diffbase_storage = NoDifferences()
     made.persistence.progress_storage = NoProgress()
     return made
+
+
+def self_contained_kubeconfig() -> Credentials | None:
+    """Of the current context; None when it asks for a plugin, for a token's file, or for paths relative to the file."""
+    info = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
+    if info is None:
+        return None
+    header = info.as_http_headers().get("Authorization", "")
+    certificate, key = info.certificate_path or info.certificate_data, info.private_key_path or info.private_key_data
+    paths = [str(path) for path in (info.ca_path, info.certificate_path, info.private_key_path) if path]
+    if not (header or (certificate and key)) or not all(map(os.path.isabs, paths)):
+        return None
+    return Credentials(info.server, info.as_ssl_context(), header)
 
 
 class RunWatch:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from rewarm_operator.cluster import ApiError, Cluster, Json, pages
+from rewarm_operator import trim
+from rewarm_operator.cluster import ApiError, Cluster, Json
 from rewarm_operator.resources import CHILDREN, KUEUE_GROUP, RUN, UID_LABEL, Resource, revision, workload
 from rewarm_operator.store import Store
 
@@ -64,7 +65,9 @@ class Informer:
     async def compare(self) -> int:
         """How many objects the watches had missed: those are put right by this."""
         known = self._store.versions(self.resource.kind, self.namespace)
-        items, _ = await pages(self._cluster, self.resource, self.namespace, self._selector, metadata_only=True)
+        items, _ = await pages(
+            self._cluster, self.resource, self.namespace, self._selector, trim.identity, metadata_only=True
+        )
         listed = {item["metadata"]["uid"]: item for item in items}
         # Not in the list: made after it was taken, or gone. Only asking tells.
         doubtful = [item for uid, item in known.items() if uid not in listed]
@@ -98,7 +101,8 @@ class Informer:
         return True
 
     async def _list(self) -> str:
-        items, version = await pages(self._cluster, self.resource, self.namespace, self._selector)
+        keep = trim.TRIMMERS[self.resource.kind]
+        items, version = await pages(self._cluster, self.resource, self.namespace, self._selector, keep)
         present = {item["metadata"]["uid"] for item in items}
         for uid, item in self._store.versions(self.resource.kind, self.namespace).items():
             if uid not in present and revision(item) <= int(version):
@@ -196,3 +200,34 @@ class Informers:
 def backoff(failures: int) -> float:
     """Seconds before the next try: doubling from 0.5, at most 30, with jitter so that nobody walks in step."""
     return float(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0))
+
+
+async def pages(
+    cluster: Cluster,
+    resource: Resource,
+    namespace: str | None,
+    selector: str,
+    keep: Callable[[Json], Json],
+    *,
+    metadata_only: bool = False,
+) -> tuple[list[Json], str]:
+    """What `keep` leaves of every object of a list, and the version that a watch may start from.
+
+    Whole objects are held for one page only: thousands of them at once would set the operator's memory for good. A
+    page token that is too old starts over.
+    """
+    for last in (False, True):
+        items: list[Json] = []
+        token = ""
+        try:
+            while True:
+                page = await cluster.page(resource, namespace, selector, token, metadata_only=metadata_only)
+                items += map(keep, page.get("items") or ())
+                token = page["metadata"].get("continue") or ""
+                if not token:
+                    return items, str(page["metadata"]["resourceVersion"])
+                await asyncio.sleep(0)
+        except ApiError as error:
+            if error.status != 410 or last:
+                raise
+    raise AssertionError("unreachable")

@@ -25,7 +25,7 @@ from rewarm_operator import environment
 from rewarm_operator.cluster import Access, ApiError, HttpCluster
 from rewarm_operator.environment import Configuration
 from rewarm_operator.executor import Executor
-from rewarm_operator.handlers import RunWatch
+from rewarm_operator.handlers import RunWatch, self_contained_kubeconfig
 from rewarm_operator.informers import LONGEST_WATCH_SECONDS, Informers
 from rewarm_operator.lease import LeaderLease
 from rewarm_operator.metrics import CONTENT_TYPE, Metrics, Sources
@@ -240,7 +240,7 @@ async def serve(configuration: Configuration) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     began = time.monotonic()
-    operator = Operator(configuration, await Access.load())
+    operator = Operator(configuration, await Access.load(self_contained_kubeconfig))
     await operator.run(stop)
     log.info("ended after %.0f s", time.monotonic() - began)
 

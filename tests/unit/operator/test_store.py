@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from operator_world import World
 
 from rewarm_api.reported import Report
-from rewarm_operator import pods
+from rewarm_operator import pods, trim
 from rewarm_operator.last_words import KEPT_SECONDS
 from rewarm_operator.observed import Heartbeat, Registry
 from rewarm_operator.store import Key, Store
@@ -257,3 +258,19 @@ def test_what_others_keep_with_a_run_takes_no_memory(store):
     assert "managedFields" not in store.runs[KEY]["metadata"]
     assert store.runs[KEY]["metadata"]["annotations"] == {"rewarm.dev/promote": "true"}
     assert len(applied["metadata"]["annotations"]) == 2
+
+
+def test_trimming_what_is_trimmed_changes_nothing():
+    world = World()
+    world.settle()
+    world.succeed_prepare()
+    world.settle()
+    world.start()
+    whole = {"ContinualRun": [world.run], "Job": world.jobs.values(), "Pod": world.pods.values()}
+    whole |= {"ConfigMap": [world.config_map], "Service": [world.service]}
+    for kind, objects in whole.items():
+        assert objects, kind
+        for item in objects:
+            once = trim.TRIMMERS[kind](item)
+            assert trim.TRIMMERS[kind](once) == once
+            assert trim.identity(once) == trim.identity(item)
