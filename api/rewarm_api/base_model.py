@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from rewarm_api.fields import (
     FreeForm,
     Integer,
     KubernetesName,
+    Mark,
     Name,
     Path,
     Spec,
@@ -18,6 +19,7 @@ from rewarm_api.fields import (
     Uri,
     Words,
 )
+from rewarm_api.snapshot import Decay
 
 
 class HuggingFace(Spec):
@@ -63,6 +65,16 @@ class MlflowModel(Spec):
     """Version, quoted, for example "7"."""
 
 
+class BranchAnneal(Spec):
+    """A releasable branch of a trunk: its learning rate falls from where the trunk stands."""
+
+    length: Mark
+    """Tokens or percent of the plan over which the learning rate falls; what is left over comes before, at the
+    trunk's rate."""
+    decay: Literal[Decay.ONE_MINUS_SQRT, Decay.LINEAR, Decay.EXPONENTIAL] = Decay.ONE_MINUS_SQRT
+    """Shape."""
+
+
 class RunModel(Spec):
     """A checkpoint of another run: exactly one of name and path."""
 
@@ -72,6 +84,8 @@ class RunModel(Spec):
     """Work folder of a local run, relative to the manifest's. Local runs only."""
     checkpoint: CheckpointName = "Final"
     """Final, Latest, Best, or a step number."""
+    anneal: BranchAnneal | None = None
+    """Make this run a branch of that one, a trunk: the optimizer goes on and the learning rate falls. Default: none."""
 
 
 class ScratchTokenizer(Spec):

@@ -53,6 +53,15 @@ class FromRun(Spec):
     """Work folder of a local run, relative to the manifest's. Local runs only."""
 
 
+class MetaExperience(Spec):
+    """The Reptile step of meta-experience replay."""
+
+    interval: Annotated[Integer, Field(ge=1, le=2**31 - 1)] = 500
+    """Updates between two Reptile steps."""
+    epsilon: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    """How far the weights move from where the interval began to where it ended: 1 is ordinary training."""
+
+
 class Replay(Spec):
     """Old text mixed into the new, against forgetting."""
 
@@ -62,7 +71,9 @@ class Replay(Spec):
     """Sources to replay; at ratio 0 they are only held out from, to measure forgetting."""
     from_run: FromRun | None = None
     """Replay what a finished run really saw, instead of sources."""
-    method: Literal["Interleave"] = "Interleave"
-    """How replay rows enter training."""
+    method: Literal["Interleave", "MetaExperienceReplay"] = "Interleave"
+    """How replay enters training: rows among rows, or the same with a Reptile step every so many updates."""
+    meta_experience: MetaExperience | None = None
+    """The Reptile step; only with MetaExperienceReplay."""
     max_repeats: Annotated[Integer, Field(ge=1, le=1_000_000)] = 4
     """Refuse to repeat a replay source more often than this."""

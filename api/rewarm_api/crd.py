@@ -28,6 +28,7 @@ _KEPT = (
 _LIST_KEYS = {
     "spec.corpus.sources": "name",
     "spec.replay.sources": "name",
+    "spec.phases": "name",
     "spec.evaluation.sets": "name",
     "spec.credentials": "secret",
     "spec.compute.podTemplate.env": "name",

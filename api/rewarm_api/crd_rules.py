@@ -156,6 +156,23 @@ _SPEC = [
         fieldPath=".schedule.optimizerState",
     ),
     rule(
+        "!has(self.baseModel.run) || !has(self.baseModel.run.anneal) || !(has(self.schedule.kind) || "
+        "has(self.schedule.warmup) || has(self.schedule.decay) || has(self.schedule.decayLength) || "
+        "has(self.schedule.timescale) || has(self.schedule.constantLearningRate) || has(self.schedule.cooldown) || "
+        "has(self.schedule.anneal) || "
+        "(has(self.schedule.optimizerState) && self.schedule.optimizerState != 'Keep'))",
+        "a branch (baseModel.run.anneal) takes its schedule from the trunk; leave peakLearningRate and "
+        "finalLearningRate, remove the rest",
+        fieldPath=".schedule",
+    ),
+    rule(
+        "!has(self.phases) || (has(self.replay) && (has(self.replay.fromRun) || "
+        "(has(self.replay.sources) && size(self.replay.sources) > 0))) || "
+        "self.phases.all(p, !has(p.replayRatio) || p.replayRatio == 0.0)",
+        "a phase with a replayRatio needs replay with sources or fromRun; add spec.replay",
+        fieldPath=".phases",
+    ),
+    rule(
         "!has(self.gates) || !has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay' || "
         "(has(self.replay) && self.replay.ratio > 0.0)",
         "RaiseReplay needs a replay ratio above 0 to raise; add replay, or use Warn or Stop",
@@ -287,6 +304,11 @@ RULES: dict[str, list[CelRule]] = {
             "self.ratio == 0.0 || has(self.fromRun) || (has(self.sources) && size(self.sources) > 0)",
             "exactly one of sources | fromRun when ratio > 0; add sources to replay, or set ratio to 0",
         ),
+        rule(
+            "!has(self.metaExperience) || (has(self.method) && self.method == 'MetaExperienceReplay')",
+            "metaExperience only with method MetaExperienceReplay; remove it, or set the method",
+            fieldPath=".metaExperience",
+        ),
     ],
     "spec.replay.sources[].uri": [_TEXT_ADDRESS],
     "spec.replay.fromRun": [
@@ -302,6 +324,13 @@ RULES: dict[str, list[CelRule]] = {
         )
     ],
     "spec.budget": [exactly_one("tokens", "epochs")],
+    "spec.phases": [
+        rule(
+            "size(self) == 0 || (self.map(p, double(p.share.find('^[0-9.]+'))).sum() > 99.9995 && "
+            "self.map(p, double(p.share.find('^[0-9.]+'))).sum() < 100.0005)",
+            "the shares of all phases add up to 100%",
+        )
+    ],
     "spec.evaluation.sets[]": [
         rule("!has(self.uri) || has(self.role)", "a set with a uri needs a role: New or Retained")
     ],

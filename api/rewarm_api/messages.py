@@ -15,12 +15,9 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~
 
 LATER = frozenset(
     {
-        "spec.phases",
         "spec.finish",
-        "spec.replay.metaExperience",
         "spec.replay.adaptive",
         "spec.training.lora",
-        "spec.baseModel.run.anneal",
         "spec.evaluation.benchmarks",
         "spec.gates.maxNegativeFlips",
     }

@@ -14,7 +14,10 @@ from rewarm_api import base_model, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
+from rewarm_api.phase_plan import mean_ratio, planned, resolved, with_rates
+from rewarm_api.phase_rules import short_phases
 from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal
+from rewarm_api.replay_rules import META, short_plan
 from rewarm_api.run import ContinualRun, RunSpec
 from rewarm_api.schedule import Schedule
 from rewarm_api.segments import Lengths, build_segments, length_problem
@@ -62,16 +65,20 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
         ),
         plan=None,
         operation=_operation(given),
+        phases=resolved(given.phases),
     )
     tokens = given.budget.tokens
-    return value if tokens is None else value.model_copy(update={"plan": make_plan(value, tokens)})
+    # The rate at which a branch begins is the trunk's: preparation reads it.
+    if tokens is None or value.schedule.kind == "Anneal":
+        return value
+    return value.model_copy(update={"plan": make_plan(value, tokens)})
 
 
-def make_plan(snapshot: result.Snapshot, requested_tokens: int) -> result.Plan:
+def make_plan(snapshot: result.Snapshot, requested_tokens: int, trunk_rate: float | None = None) -> result.Plan:
     """The budget in whole steps: steps = ceil(requested / batch), and all that follows from them.
 
     Raises ManifestError when the schedule's segments are longer than the plan (with a budget in epochs that shows only
-    once the corpus is counted).
+    once the corpus is counted). `trunk_rate`: where the learning rate of a branch begins.
     """
     schedule = snapshot.schedule
     batch = snapshot.training.global_batch_tokens
@@ -83,29 +90,43 @@ def make_plan(snapshot: result.Snapshot, requested_tokens: int) -> result.Plan:
     problem = length_problem(lengths, tokens)
     if problem is not None:
         raise ManifestError(problem)
+    short = list(short_phases([phase.share for phase in snapshot.phases], steps))
+    if snapshot.replay.meta_experience is not None:
+        short += short_plan(snapshot.replay.meta_experience.interval, steps)
+    if short:
+        raise ManifestError(short)
     return result.Plan(
         requested_tokens=requested_tokens,
         tokens_per_step=batch,
         rows_per_step=batch // snapshot.training.sequence_length,
         steps=steps,
         tokens=tokens,
-        segments=build_segments(schedule, tokens),
+        segments=with_rates(build_segments(schedule, tokens, trunk_rate), snapshot.phases, steps, batch),
         evaluation_every=_mark(snapshot.evaluation.every or EVALUATION_EVERY, tokens, batch),
         checkpoint_every=_mark(snapshot.checkpoints.every or CHECKPOINT_EVERY, tokens, batch),
-        trunk=schedule.kind == "Infinite" and schedule.anneal_length is None,
+        trunk=schedule.kind == "Infinite" and schedule.anneal_length is None and not _ends_annealed(snapshot),
+        phases=planned(snapshot.phases, steps),
     )
+
+
+def _ends_annealed(snapshot: result.Snapshot) -> bool:
+    """Whether the last phase brings the learning rate down by itself."""
+    rate = snapshot.phases[-1].learning_rate if snapshot.phases else None
+    return rate is not None and rate.last < rate.first
 
 
 def epochs_to_tokens(snapshot: result.Snapshot, corpus_rows: int) -> int:
     """Tokens that a budget in epochs asks for: ceil(epochs x corpus rows x S / (1 - ratio)), in exact arithmetic.
 
+    With phases `ratio` is the replay share of the whole plan.
     `corpus_rows` are the training rows of all corpus sources together. The budget must be in epochs.
     """
     epochs = snapshot.budget.epochs
     if epochs is None:
         raise ValueError("the budget is in tokens")
     rows = Fraction(epochs) * corpus_rows
-    return ceil(rows * snapshot.training.sequence_length / (1 - exact(snapshot.replay.ratio)))
+    ratio = mean_ratio(snapshot.replay.ratio, snapshot.phases)
+    return ceil(rows * snapshot.training.sequence_length / (1 - ratio))
 
 
 def _mark(every: str, plan_tokens: int, batch: int) -> int:
@@ -160,11 +181,21 @@ def _replay(given: corpus.Replay | None) -> result.Replay:
         from_run=None if from_run is None else result.FromRun(name=from_run.name, path=from_run.path),
         method=given.method,
         max_repeats=given.max_repeats,
+        meta_experience=_meta_experience(given),
     )
+
+
+def _meta_experience(given: corpus.Replay) -> result.MetaExperience | None:
+    if given.method != META:
+        return None
+    return result.MetaExperience(**(given.meta_experience or corpus.MetaExperience()).model_dump())
 
 
 def _schedule(given: RunSpec) -> result.Schedule:
     schedule, cooldown, anneal = given.schedule, given.schedule.cooldown, given.schedule.anneal
+    branch = given.base_model.run.anneal if given.base_model.run is not None else None
+    if branch is not None:
+        return _branch(schedule, branch)
     default_state = "Auto" if given.base_model.run is not None else "Reset"
     return result.Schedule(
         kind=schedule.kind,
@@ -182,6 +213,26 @@ def _schedule(given: RunSpec) -> result.Schedule:
         anneal_decay=anneal.decay if anneal else None,
         anneal_timescale=10.0,
         optimizer_state=schedule.optimizer_state or default_state,
+    )
+
+
+def _branch(schedule: Schedule, anneal: base_model.BranchAnneal) -> result.Schedule:
+    return result.Schedule(
+        kind="Anneal",
+        peak_learning_rate=schedule.peak_learning_rate,
+        constant_learning_rate=None,
+        final_learning_rate=final_learning_rate(schedule),
+        warmup="0",
+        decay=None,
+        decay_length=None,
+        timescale=10.0,
+        cooldown_length=None,
+        cooldown_decay=None,
+        cooldown_timescale=10.0,
+        anneal_length=anneal.length,
+        anneal_decay=anneal.decay,
+        anneal_timescale=10.0,
+        optimizer_state="Keep",
     )
 
 

@@ -15,6 +15,7 @@ from rewarm_api.corpus import Corpus, Replay
 from rewarm_api.evaluation import Evaluation, Gates
 from rewarm_api.fields import Flag, Integer, KubernetesName, Name, Spec, Text
 from rewarm_api.operation import Cache, Checkpoints, Compute, Credential, Retries, Tracking
+from rewarm_api.phases import RunPhase
 from rewarm_api.schedule import Budget, Schedule
 from rewarm_api.training import Training
 
@@ -37,6 +38,8 @@ class RunSpec(Spec):
     """How long to train: exactly one of tokens and epochs."""
     training: Training
     """How the weights are updated."""
+    phases: Annotated[list[RunPhase], Field(max_length=32)] = Field(default_factory=list)
+    """Consecutive stretches of the plan with a mixture or a learning rate of their own. Default: none."""
     evaluation: Evaluation = Evaluation()
     """What is scored, and when."""
     gates: Gates | None = None

@@ -11,6 +11,8 @@ from rewarm_api.errors import Problem
 from rewarm_api.quantity import is_percent, parse_length
 from rewarm_api.snapshot import Decay, Schedule, Segment, SegmentKind
 
+BRANCH = "spec.baseModel.run.anneal.length"
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -27,7 +29,7 @@ class Lengths:
         found = [
             ("warm-up", "spec.schedule.warmup", self.warmup),
             ("cooldown", "spec.schedule.cooldown.length", self.cooldown),
-            ("anneal", "spec.schedule.anneal.length", self.anneal),
+            ("anneal", BRANCH if self.kind == "Anneal" else "spec.schedule.anneal.length", self.anneal),
             ("decay", "spec.schedule.decayLength", self.decay),
         ]
         return [(words, path, length) for words, path, length in found if length is not None]
@@ -56,8 +58,13 @@ def _too_long(words: str, path: str, length: str, tokens: int, taken: int, plan_
     )
 
 
-def build_segments(schedule: Schedule, plan_tokens: int) -> tuple[Segment, ...]:
-    """The segments of a schedule that fits into the plan, in order; those without length are left out."""
+def build_segments(schedule: Schedule, plan_tokens: int, trunk_rate: float | None = None) -> tuple[Segment, ...]:
+    """The segments of a schedule that fits into the plan, in order; those without length are left out.
+
+    `trunk_rate`: the learning rate at which the trunk of a branch (kind Anneal) stands.
+    """
+    if schedule.kind == "Anneal":
+        return tuple(piece for piece in _branch(schedule, plan_tokens, trunk_rate) if piece.end > piece.start)
     peak, final = schedule.peak_learning_rate, schedule.final_learning_rate
     warmup = parse_length(schedule.warmup, plan_tokens)
     pieces = [Segment(kind=SegmentKind.WARMUP, start=0, end=warmup, first=0.0, last=peak)]
@@ -71,6 +78,25 @@ def build_segments(schedule: Schedule, plan_tokens: int) -> tuple[Segment, ...]:
     else:
         pieces.append(_constant(warmup, plan_tokens, peak))
     return tuple(piece for piece in pieces if piece.end > piece.start)
+
+
+def _branch(schedule: Schedule, plan_tokens: int, trunk_rate: float | None) -> list[Segment]:
+    """At the trunk's rate, then down to the final one: no warm-up, the optimizer goes on."""
+    assert trunk_rate is not None, "a branch is planned once its trunk was read"
+    start = plan_tokens - parse_length(_given(schedule.anneal_length), plan_tokens)
+    return [_constant(0, start, trunk_rate), _anneal(schedule, start, plan_tokens, trunk_rate)]
+
+
+def _anneal(schedule: Schedule, start: int, end: int, first: float) -> Segment:
+    return Segment(
+        kind=SegmentKind.ANNEAL,
+        start=start,
+        end=end,
+        first=first,
+        last=schedule.final_learning_rate,
+        decay=schedule.anneal_decay or Decay.EXPONENTIAL,
+        timescale=schedule.anneal_timescale,
+    )
 
 
 def _infinite(schedule: Schedule, warmup: int, plan_tokens: int) -> list[Segment]:
@@ -90,15 +116,7 @@ def _infinite(schedule: Schedule, warmup: int, plan_tokens: int) -> list[Segment
             timescale=schedule.cooldown_timescale,
         ),
         _constant(cooled, plan_tokens - anneal, constant),
-        Segment(
-            kind=SegmentKind.ANNEAL,
-            start=plan_tokens - anneal,
-            end=plan_tokens,
-            first=constant,
-            last=schedule.final_learning_rate,
-            decay=schedule.anneal_decay or Decay.EXPONENTIAL,
-            timescale=schedule.anneal_timescale,
-        ),
+        _anneal(schedule, plan_tokens - anneal, plan_tokens, constant),
     ]
 
 

@@ -90,11 +90,19 @@ class FromRun(Frozen):
     path: str | None
 
 
+class MetaExperience(Frozen):
+    """A Reptile step every `interval` updates."""
+
+    interval: int
+    epsilon: float
+
+
 class Replay(Frozen):
     ratio: float = Field(description="share of all training rows drawn from replay, 0 <= ratio < 1")
     from_run: FromRun | None
     method: str
     max_repeats: int
+    meta_experience: MetaExperience | None = added(None, "only with the method MetaExperienceReplay")
 
 
 class BaseModelSource(Frozen):
@@ -114,6 +122,49 @@ class Segment(Frozen):
     last: float = Field(description="learning rate at end")
     decay: Decay = Decay.LINEAR
     timescale: float = 10.0
+    since: int | None = added(None, "tokens where a phase lets this segment begin, if later than its start")
+    until: int | None = added(None, "tokens where a phase ends this segment, if earlier than its end")
+
+    @property
+    def begins(self) -> int:
+        """Tokens from which on this segment is used."""
+        return self.start if self.since is None else self.since
+
+    @property
+    def ends(self) -> int:
+        """Tokens up to which, inclusive, this segment is used."""
+        return self.end if self.until is None else self.until
+
+
+class PhaseRate(Frozen):
+    """The learning rate of a phase, from its start to its end."""
+
+    first: float = Field(alias="from")
+    last: float = Field(alias="to")
+    decay: Decay
+    timescale: float
+
+
+class RunPhase(Frozen):
+    """A phase as asked."""
+
+    name: str
+    share: str = Field(description="percent of the plan, e.g. 85%")
+    weights: dict[str, float] | None = Field(description="None: the sources' own")
+    replay_ratio: float | None = Field(description="None: the run's")
+    learning_rate: PhaseRate | None = Field(description="None: the schedule's")
+    order_by: str = added("", "score column of an ascending order; empty: shuffled")
+
+
+class PlannedPhase(Frozen):
+    """A phase of a plan: `steps` updates after the first `first_step` ones."""
+
+    name: str
+    first_step: int
+    steps: int
+    weights: dict[str, float] | None = Field(description="None: the sources' own")
+    ratio: float | None = Field(description="None: the run's replay ratio")
+    order_by: str = added("", "score column of an ascending order; empty: shuffled")
 
 
 class Schedule(Frozen):
@@ -226,6 +277,7 @@ class Plan(Frozen):
     evaluation_every: int = Field(description="tokens")
     checkpoint_every: int = Field(description="tokens")
     trunk: bool = Field(description="an Infinite schedule without anneal: never promoted")
+    phases: tuple[PlannedPhase, ...] = added((), "consecutive, from the first step to the last; none: one mixture")
 
 
 class Snapshot(Frozen):
@@ -250,6 +302,7 @@ class Snapshot(Frozen):
         default_factory=dict,
         description="compute, retries, suspend, deadlines, credentials: how, not what; outside the digest",
     )
+    phases: tuple[RunPhase, ...] = added((), "stretches of the plan with a mixture or a learning rate of their own")
 
     def experiment(self) -> dict[str, Any]:
         """What the digest covers, as JSON."""
@@ -282,6 +335,7 @@ class SourcePin(Frozen):
     dropped_tokens: int
     weight: float = Field(description="as asked, or the training rows")
     repeats: float = Field(description="epochs of this source that the plan needs")
+    scores: dict[str, str] = added({}, "content address of its documents' scores, by column")
 
 
 class SetPin(Frozen):

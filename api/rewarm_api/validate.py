@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewarm_api import branch_rules, phase_rules, replay_rules  # noqa: F401 - their rules join RULES
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
+from rewarm_api.order_warnings import ascending_warnings
 from rewarm_api.places import address_problems
 from rewarm_api.pod_rules import pod_template_problems
 from rewarm_api.reading import Reader, without_nulls
@@ -82,6 +84,8 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
         problems.extend(address_problems(run.spec, local))
         problems.extend(pod_template_problems(run.spec))
     warnings = () if run.spec is None else tuple(_warnings(run.spec))
+    if not problems:
+        warnings += tuple(ascending_warnings(run))
     unused = () if local is False else tuple(path for path in CLUSTER_ONLY if _given(given, path))
     return Validation(tuple(dict.fromkeys(problems)), warnings, None if problems else run, unused)
 

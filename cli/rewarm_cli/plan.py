@@ -12,7 +12,7 @@ from rewarm_cli import document, planning
 from rewarm_cli.output import Output, emit, say, show, table, warn
 
 if TYPE_CHECKING:
-    from rewarm_api.snapshot import Pins, Snapshot
+    from rewarm_api.snapshot import Pins, Plan, Snapshot
 
 
 def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, output: Output) -> int:
@@ -27,12 +27,11 @@ def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, outp
     snapshot = checked.snapshot()
     root = path.absolute().parent
     pins = prepared(snapshot, root) if planning.needs_counts(snapshot) else None
-    plan = pins.plan if pins else snapshot.plan
-    assert plan is not None, "a plan without pins needs a budget in tokens, which needs_counts has asserted"
+    plan = pins.plan if pins else snapshot.plan or branch_plan(snapshot, root)
 
     from rewarm_cli.parameters import count_parameters
 
-    mixture = planning.mixture_of(snapshot, pins)
+    mixture = planning.mixture_of(snapshot, pins, plan)
     positions = planning.parse_positions(at, plan)
     if not at and output is Output.TABLE:
         positions = tuple(planning.default_positions(plan))
@@ -57,6 +56,17 @@ def refuse(answer: dict[str, Any], error: ManifestError, output: Output) -> int:
     for problem in error.problems:
         say(f"error: {problem}")
     return error.exit_code
+
+
+def branch_plan(snapshot: Snapshot, root: Path) -> Plan:
+    """The plan of a branch: its trunk's folder says where the learning rate begins; no corpus is prepared."""
+    from rewarm_api.resolve import make_plan
+    from rewarm_trainer.base import locate
+    from rewarm_trainer.run import cache_folder
+
+    assert snapshot.budget.tokens is not None, "needs_counts has asserted that"
+    base = locate(snapshot, root, cache_folder(snapshot.cache_uri, root), None)
+    return make_plan(snapshot, snapshot.budget.tokens, base.pin["learning_rate"])
 
 
 def prepared(snapshot: Snapshot, root: Path) -> Pins:
@@ -104,6 +114,18 @@ def _show(facts: dict[str, Any]) -> None:
         )
         for name, item in facts["sources"].items()
     ]
+    phases = [
+        (
+            item["name"] + (f", by {item['order_by']}" if item["order_by"] else ""),
+            f"{item['first_step']} - {item['last_step']}",
+            f"{item['replay_ratio']:.4g}",
+            f"{item['from']:.4g}",
+            f"{item['to']:.4g}",
+            ", ".join(f"{name} {format_tokens(tokens)}" for name, tokens in item["sources"].items() if tokens),
+        )
+        for item in facts["phases"]
+    ]
+    head = ("phase", "steps", "replay", "learning rate", "to", "tokens")
     names = list(facts["sources"])
     positions = [
         (
@@ -115,6 +137,7 @@ def _show(facts: dict[str, Any]) -> None:
     ]
     show(
         table("Schedule", ("segment", "from token", "to token", "learning rate", "to"), segments),
+        *([table("Phases", head, phases, words=1)] if phases else []),
         table("Mixture", ("source", "group", "share", "rows", "tokens", "epochs"), sources, words=2),
         table("At", ("tokens", "learning rate", *(f"rows of {name}" for name in names)), positions, words=0),
     )

@@ -5,40 +5,60 @@ Decides no number of its own: schedule, mixture and marks are the trainer's, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rewarm_api.errors import ManifestError, Problem
+from rewarm_api.phase_plan import mean_ratio
 from rewarm_api.quantity import QuantityError, format_tokens, parse_tokens
 from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
 from rewarm_trainer import marks
-from rewarm_trainer.mixture import Mixture, exact
-from rewarm_trainer.schedule import learning_rate
+from rewarm_trainer.order import Phase
+from rewarm_trainer.phases import PhasedMixture, planned_log, requested_ratio
+from rewarm_trainer.schedule import learning_rate, within
 
 
 def needs_counts(snapshot: Snapshot) -> bool:
     """Whether only the data can tell the plan: a budget in epochs, or several sources of a group without weights."""
-    groups = [Group.CORPUS, *([Group.REPLAY] if snapshot.replay.ratio > 0 else [])]
+    groups = [Group.CORPUS, *([Group.REPLAY] if mean_ratio(snapshot.replay.ratio, snapshot.phases) > 0 else [])]
     unweighted = any(
         len(snapshot.group(group)) > 1 and any(source.weight is None for source in snapshot.group(group))
         for group in groups
     )
-    return snapshot.plan is None or unweighted
+    return snapshot.budget.epochs is not None or unweighted
 
 
-def mixture_of(snapshot: Snapshot, pins: Pins | None = None) -> Mixture:
-    """The run's mixture. Without pins, call only when `needs_counts` is false: a lone source needs no weight."""
+def mixture_of(snapshot: Snapshot, pins: Pins | None = None, plan: Plan | None = None) -> PhasedMixture:
+    """The run's mixture, phase by phase; `plan` where neither snapshot nor pins have one.
 
-    def weights(group: Group) -> dict[str, Any]:
+    Without pins, call only when `needs_counts` is false: a lone source needs no weight.
+    """
+    plan = plan or (pins.plan if pins else snapshot.plan)
+    assert plan is not None
+
+    def weights(group: Group) -> dict[str, float]:
         if pins is not None:
-            return {source.name: exact(pins.sources[source.name].weight) for source in snapshot.group(group)}
-        return {source.name: exact(source.weight or 1.0) for source in snapshot.group(group)}
+            return {source.name: pins.sources[source.name].weight for source in snapshot.group(group)}
+        return {source.name: source.weight or 1.0 for source in snapshot.group(group)}
 
     replay = weights(Group.REPLAY)
     if not replay and snapshot.replay.from_run is not None:
         former = snapshot.replay.from_run
-        replay = {f"rows of {former.name or former.path}": exact(1)}
-    return Mixture(exact(snapshot.replay.ratio), weights(Group.CORPUS), replay)
+        replay = {f"rows of {former.name or former.path}": 1.0}
+    corpus = weights(Group.CORPUS)
+    return PhasedMixture(_log_of(snapshot, plan, {*corpus, *replay}), corpus, replay, plan.rows_per_step)
+
+
+def _log_of(snapshot: Snapshot, plan: Plan, names: set[str]) -> list[Phase]:
+    """The planned phases; weights of an earlier run's sources are left out where these stand as one."""
+    log = planned_log(plan, snapshot.replay.ratio)
+    return [
+        phase if phase.weights is None or phase.weights.keys() <= names else replace(phase, weights=own)
+        for phase in log
+        for own in [{name: weight for name, weight in (phase.weights or {}).items() if name in names}]
+    ]
 
 
 def parse_positions(text: str, plan: Plan) -> tuple[int, ...]:
@@ -57,7 +77,7 @@ def parse_positions(text: str, plan: Plan) -> tuple[int, ...]:
     return tuple(positions)
 
 
-def at_position(plan: Plan, mixture: Mixture, sequence_length: int, tokens: int) -> dict[str, Any]:
+def at_position(plan: Plan, mixture: PhasedMixture, sequence_length: int, tokens: int) -> dict[str, Any]:
     """Learning rate at `tokens`, and rows by source among the first floor(tokens / sequence length) rows."""
     return {
         "tokens": tokens,
@@ -78,7 +98,7 @@ def checkpoint_count(plan: Plan) -> int:
 def plan_facts(
     snapshot: Snapshot,
     plan: Plan,
-    mixture: Mixture,
+    mixture: PhasedMixture,
     *,
     pins: Pins | None = None,
     at: Iterable[int] = (),
@@ -89,7 +109,8 @@ def plan_facts(
     `parameters` of the model, where they are known without loading it; unknown numbers are None.
     """
     length = snapshot.training.sequence_length
-    looks = len(marks.evaluation_steps(plan))
+    starts = {0, *(phase.first_step for phase in plan.phases)}
+    looks = len(marks.evaluation_steps(plan, starts))
     return {
         "name": snapshot.name,
         "tokens": plan.tokens,
@@ -102,16 +123,17 @@ def plan_facts(
         "segments": [
             {
                 "kind": str(segment.kind),
-                "start": segment.start,
-                "end": segment.end,
-                "from": segment.first,
-                "to": segment.last,
+                "start": segment.begins,
+                "end": segment.ends,
+                "from": within(segment, segment.begins),
+                "to": within(segment, segment.ends),
             }
             for segment in plan.segments
-            if segment.end > segment.start
+            if segment.ends > segment.begins
         ],
+        "phases": _phases(snapshot, plan, mixture),
         "at": [at_position(plan, mixture, length, tokens) for tokens in at],
-        "replay_ratio": snapshot.replay.ratio,
+        "replay_ratio": requested_ratio(plan, snapshot.replay.ratio),
         "sources": _sources(snapshot, plan, mixture, pins),
         "evaluation": {"every": plan.evaluation_every, "looks": looks, "sets": _sets(snapshot)},
         "checkpoints": {"every": plan.checkpoint_every, "count": checkpoint_count(plan)},
@@ -120,7 +142,38 @@ def plan_facts(
     }
 
 
-def _sources(snapshot: Snapshot, plan: Plan, mixture: Mixture, pins: Pins | None) -> dict[str, Any]:
+def _phases(snapshot: Snapshot, plan: Plan, mixture: PhasedMixture) -> list[dict[str, Any]]:
+    """Each phase of the manifest: its steps, its tokens by source, and the learning rate at its two ends.
+
+    `from` is the rate that the phase begins at, `before` the rate of the update before it: where they differ the
+    schedule jumps.
+    """
+    facts = []
+    for asked, phase in zip(snapshot.phases, plan.phases, strict=True):
+        first, end = phase.first_step, phase.first_step + phase.steps
+        before, after = (mixture.counts(step * plan.rows_per_step) for step in (first, end))
+        rate, batch = asked.learning_rate, plan.tokens_per_step
+        last = learning_rate(plan.segments, first * batch)
+        facts.append(
+            {
+                "name": phase.name,
+                "first_step": first + 1,
+                "last_step": end,
+                "tokens": phase.steps * batch,
+                "order_by": phase.order_by,
+                "replay_ratio": snapshot.replay.ratio if phase.ratio is None else phase.ratio,
+                "sources": {
+                    name: (after[name] - before[name]) * snapshot.training.sequence_length for name in mixture.sources
+                },
+                "before": last if first else None,
+                "from": last if rate is None else rate.first,
+                "to": learning_rate(plan.segments, end * batch),
+            }
+        )
+    return facts
+
+
+def _sources(snapshot: Snapshot, plan: Plan, mixture: PhasedMixture, pins: Pins | None) -> dict[str, Any]:
     length = snapshot.training.sequence_length
     rows = mixture.counts(plan.steps * plan.rows_per_step)
     groups = {source.name: str(source.group) for source in snapshot.sources}
@@ -140,7 +193,7 @@ def _sets(snapshot: Snapshot) -> list[dict[str, str]]:
     return [{"name": item.name, "role": str(item.role)} for item in snapshot.evaluation.sets]
 
 
-def _cost(snapshot: Snapshot, plan: Plan, mixture: Mixture, looks: int, parameters: int | None) -> dict[str, Any]:
+def _cost(snapshot: Snapshot, plan: Plan, mixture: PhasedMixture, looks: int, parameters: int | None) -> dict[str, Any]:
     counts = mixture.counts(plan.steps * plan.rows_per_step)
     replay = sum(count for name, count in counts.items() if name in mixture.replay)
     replay_tokens = replay * snapshot.training.sequence_length
@@ -160,8 +213,8 @@ def _cost(snapshot: Snapshot, plan: Plan, mixture: Mixture, looks: int, paramete
 
 def default_positions(plan: Plan) -> Sequence[int]:
     """Where a person looks first: both ends of every segment."""
-    present = [segment for segment in plan.segments if segment.end > segment.start]
-    return sorted({0, *(segment.end for segment in present)})
+    present = [segment for segment in plan.segments if segment.ends > segment.begins]
+    return sorted({0, *(segment.ends for segment in present)})
 
 
 def summary(facts: Mapping[str, Any]) -> list[str]:
@@ -184,6 +237,11 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
             f"model: {format_tokens(cost['parameters'])} parameters, {cost['training_flops']:.2e} operations, "
             f"{cost['checkpoint_bytes'] / 1e6:,.0f} MB a checkpoint"
         )
+    lines += [
+        f"phase {phase['name']}: the learning rate jumps from {phase['before']:g} to {phase['from']:g}"
+        for phase in facts["phases"]
+        if phase["before"] is not None and not math.isclose(phase["before"], phase["from"], rel_tol=1e-9)
+    ]
     if facts["trunk"]:
         lines.append("a trunk: it ends without an anneal and is never promoted")
     return lines

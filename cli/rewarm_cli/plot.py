@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rewarm_api.errors import MissingInputError
 from rewarm_api.quantity import format_tokens
 from rewarm_api.snapshot import Plan, Snapshot
-from rewarm_trainer.mixture import Mixture
+from rewarm_trainer.phases import PhasedMixture, requested_ratio
 from rewarm_trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _CORPUS = ("#0072B2", "#56B4E9", "#009E73", "#999999")
 _SHADES = {"Warmup": "#fde8c8", "Cooldown": "#d9e8f5", "Constant": "#ececec", "Decay": "#dcefe4", "Anneal": "#f6dfe6"}
 
 
-def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: Mixture) -> None:
+def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: PhasedMixture) -> None:
     """Write the picture to `path`; its suffix decides the format (png, svg, pdf). MissingInputError: no such folder."""
     import matplotlib
 
@@ -36,7 +36,8 @@ def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: Mixture) -> None:
     )
     _learning_rate(rates, plan)
     _mixture(shares, plan, mixture)
-    ratio = f"{snapshot.replay.ratio:.4%} replay".replace(".0000%", "%") if snapshot.replay.ratio else "no replay"
+    asked = requested_ratio(plan, snapshot.replay.ratio)
+    ratio = f"{asked:.4%} replay".replace(".0000%", "%") if asked else "no replay"
     rates.set_title(
         f"{snapshot.name}: {snapshot.schedule.kind}, "
         f"{format_tokens(plan.tokens)} tokens in {plan.steps} steps, {ratio}",
@@ -55,12 +56,12 @@ def draw(path: Path, snapshot: Snapshot, plan: Plan, mixture: Mixture) -> None:
 
 
 def _learning_rate(axes: Axes, plan: Plan) -> None:
-    present = [segment for segment in plan.segments if segment.end > segment.start]
+    present = [segment for segment in plan.segments if segment.ends > segment.begins]
     positions = {round(plan.tokens * point / POINTS) for point in range(POINTS + 1)}
     for segment in present:
         # A short warm-up would fall between two points of the grid.
-        positions.update(segment.start + (segment.end - segment.start) * part // 16 for part in range(17))
-        axes.axvspan(segment.start, segment.end, color=_SHADES[str(segment.kind)], linewidth=0)
+        positions.update(segment.begins + (segment.ends - segment.begins) * part // 16 for part in range(17))
+        axes.axvspan(segment.begins, segment.ends, color=_SHADES[str(segment.kind)], linewidth=0)
     ordered = sorted(positions)
     axes.plot(ordered, [learning_rate(plan.segments, tokens) for tokens in ordered], color="#222222", linewidth=2)
     axes.set_ylim(bottom=0)
@@ -70,7 +71,7 @@ def _learning_rate(axes: Axes, plan: Plan) -> None:
     _legend(axes, [(str(segment.kind), _SHADES[str(segment.kind)]) for segment in present])
 
 
-def _mixture(axes: Axes, plan: Plan, mixture: Mixture) -> None:
+def _mixture(axes: Axes, plan: Plan, mixture: PhasedMixture) -> None:
     rows = plan.steps * plan.rows_per_step
     edges = sorted({rows * point // POINTS for point in range(POINTS + 1)})
     counts = [mixture.counts(edge) for edge in edges]

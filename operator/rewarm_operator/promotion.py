@@ -5,6 +5,9 @@ The operator is the only writer of aliases, so there is one file that says when 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rewarm_operator import conditions, names, tracking
 from rewarm_operator.actions import Annotate
 from rewarm_operator.visit import Visit
@@ -22,9 +25,15 @@ def announce(visit: Visit, reason: str) -> None:
 
 def is_due(visit: Visit) -> bool:
     """Whether the gates earned this run the alias, and it is no trunk (those are never promoted)."""
-    schedule = (visit.snapshot or {}).get("schedule") or {}
-    is_trunk = schedule.get("kind") == "Infinite" and schedule.get("annealLength") is None
-    return conditions.find(visit.stored, "GatesPassed").get("status") == "True" and not is_trunk
+    return conditions.find(visit.stored, "GatesPassed").get("status") == "True" and not is_trunk(visit.snapshot or {})
+
+
+def is_trunk(snapshot: Mapping[str, Any]) -> bool:
+    """Whether a run ends at a constant learning rate: Infinite, and neither an anneal nor its last phase lowers it."""
+    schedule = snapshot.get("schedule") or {}
+    last = ((snapshot.get("phases") or [{}])[-1].get("learningRate")) or {"from": 0, "to": 0}
+    is_annealed = schedule.get("annealLength") is not None or last["to"] < last["from"]
+    return schedule.get("kind") == "Infinite" and not is_annealed
 
 
 def record(visit: Visit, alias: str, version: str, why: str) -> None:

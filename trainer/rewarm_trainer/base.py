@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import SegmentKind, Snapshot, digest_of
+from rewarm_api.snapshot import Pins, Plan, SegmentKind, Snapshot, digest_of
+from rewarm_trainer import branch
 from rewarm_trainer.checkpoint import Checkpoint, open_checkpoints
 from rewarm_trainer.claims import claim_path
 from rewarm_trainer.earlier import earlier_work
@@ -42,6 +43,8 @@ def locate(snapshot: Snapshot, root: Path, cache: Path, pinned: Mapping[str, Any
     """The base of `snapshot`. `pinned` is what an earlier preparation found: the same bytes are expected again (65)."""
     kind = snapshot.base_model.kind
     options = dict(snapshot.base_model.options)
+    if pinned and kind == "run" and (folder := branch.kept(str(pinned.get("digest")), cache)):
+        return Base(folder, dict(pinned))
     if pinned and kind in ("huggingFace", "mlflow", "run"):
         options = {**options, **pinned.get("resolved", {})}
     base = _KINDS[kind](options, root, cache, snapshot)
@@ -126,6 +129,8 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
     earlier = read_snapshot(work)
     state = checkpoint.state()
     pins = json.loads(work.pins.read_text())
+    # Only that of a finished run stays where it is.
+    folder = checkpoint.folder if _outcome(work) == "Succeeded" else branch.keep_copy(checkpoint, cache)
     pin = {
         "exportType": pins["baseModel"].get("exportType", "F32"),
         "sources": {name: pin["digest"] for name, pin in pins["sources"].items()},
@@ -138,7 +143,9 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
         "in_constant_segment": _in_constant_segment(work, earlier, state["tokens"]),
         "digest": "sha256:" + checkpoint.sha256,
     }
-    return Base(checkpoint.folder, pin)
+    if options.get("anneal"):
+        pin |= branch.inherited(snapshot, earlier, Pins.model_validate(pins), state)
+    return Base(folder, pin)
 
 
 def _choose(work: WorkFolder, which: str | int) -> Checkpoint:
@@ -162,7 +169,7 @@ def _choose(work: WorkFolder, which: str | int) -> Checkpoint:
 
 def _check_finished(work: WorkFolder) -> None:
     """A run that was stopped or failed leaves a report too; its newest checkpoint is not its final one."""
-    outcome = json.loads(work.report.read_text())["outcome"] if work.report.exists() else None
+    outcome = _outcome(work)
     if outcome != "Succeeded":
         why = f"its outcome is {outcome}" if outcome else "no report.json"
         raise MissingInputError(
@@ -171,14 +178,18 @@ def _check_finished(work: WorkFolder) -> None:
         )
 
 
+def _outcome(work: WorkFolder) -> str | None:
+    """How a run ended; None while it has no report."""
+    return str(json.loads(work.report.read_text())["outcome"]) if work.report.exists() else None
+
+
 def _in_constant_segment(work: WorkFolder, earlier: Snapshot, tokens: int) -> bool:
     """Whether the run stands in the constant segment of an Infinite schedule: the place to continue from."""
     if earlier.schedule.kind != "Infinite":
         return False
-    plan = earlier.plan.to_json() if earlier.plan else json.loads(work.pins.read_text())["plan"]
+    plan = earlier.plan or Plan.model_validate(json.loads(work.pins.read_text())["plan"])
     return any(
-        segment["kind"] == SegmentKind.CONSTANT and segment["start"] < tokens <= segment["end"]
-        for segment in plan["segments"]
+        segment.kind is SegmentKind.CONSTANT and segment.begins < tokens <= segment.ends for segment in plan.segments
     )
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
 from rewarm_trainer import forgetting, gates, statistics
 from rewarm_trainer.files import write_bytes, write_json
+from rewarm_trainer.from_run import order_of
 from rewarm_trainer.model_card import model_card
+from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
 from rewarm_trainer.report_html import render_html
 from rewarm_trainer.runlog import derive_attempts, read_log, read_records
@@ -77,7 +79,11 @@ def remarks_of(snapshot: Snapshot, pins: Pins) -> list[str]:
     remarks = ["document intervals do not see seed noise: they judge this checkpoint, not the recipe"]
     own = set(pins.base_model.get("sources", {}).values())
     replayed = {pin.digest for pin in _replayed(snapshot, pins).values()}
-    if snapshot.replay.ratio > 0 and pins.base_model["kind"] != "scratch" and not replayed <= own:
+    if (
+        requested_ratio(pins.plan, snapshot.replay.ratio) > 0
+        and pins.base_model["kind"] != "scratch"
+        and not replayed <= own
+    ):
         remarks.append("proxy replay: the replay text is not known to be the base model's own training data")
     if any(pin.repeats > 1 for pin in _replayed(snapshot, pins).values()):
         remarks.append("replay text was repeated; see epochs by source")
@@ -121,7 +127,7 @@ def facts_of(
         trained_tokens=state.tokens,
         tokens_by_source={name: rows * length for name, rows in state.rows.items()},
         epochs={name: rows / pins.sources[name].rows if rows else 0.0 for name, rows in state.rows.items()},
-        replay_requested=snapshot.replay.ratio,
+        replay_requested=requested_ratio(pins.plan, snapshot.replay.ratio),
         replay_realized=replayed / max(1, sum(state.rows.values())),
         sets=sets,
         attempts=derive_attempts(records, last_cause="Completed" if ended else outcome),
@@ -133,13 +139,28 @@ def facts_of(
         warnings=list(dict.fromkeys((warnings or []) + _logged_warnings(records))),
         extra={
             "environment": state.environment,
-            "phases": state.phases,
+            "phases": phase_facts(snapshot, pins, state),
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
         },
         **verdict_of(sets, snapshot, pins.plan.trunk, ended),
     )
+
+
+def phase_facts(snapshot: Snapshot, pins: Pins, state: TrainState) -> list[dict[str, Any]]:
+    """The phase log with the steps and the tokens by source of each entry; together they are those of the run."""
+    log = state.phase_log()
+    if not log:
+        return []
+    order = order_of(snapshot, pins, log)
+    ends = [phase.first_step for phase in log[1:]] + [state.step]
+    facts = []
+    for phase, end in zip(log, ends, strict=True):
+        before, after = order.trained(phase.first_step), order.trained(end)
+        tokens = {name: (after[name] - before[name]) * snapshot.training.sequence_length for name in after}
+        facts.append({**phase.to_json(), "last_step": end, "tokens": tokens})
+    return facts
 
 
 def _logged_warnings(records: list[dict[str, Any]]) -> list[str]:

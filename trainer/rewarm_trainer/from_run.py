@@ -13,6 +13,7 @@ from pathlib import Path
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
 from rewarm_api.snapshot import Group, Pins, Snapshot, SourcePin
 from rewarm_trainer.addresses import cache_uri
+from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.checkpoint import manifest_root, open_checkpoints
 from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
@@ -23,8 +24,8 @@ from rewarm_trainer.state import TrainState
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 
-def order_of(snapshot: Snapshot, pins: Pins, phases: list[Phase]) -> Order:
-    """The row order of a prepared run under a phase log."""
+def order_of(snapshot: Snapshot, pins: Pins, phases: list[Phase], ascending: Ascending | None = None) -> Order:
+    """The row order of a prepared run under a phase log. Without `ascending` it counts, but finds no row by score."""
     corpus = {source.name for source in snapshot.group(Group.CORPUS)}
     return Order(
         phases,
@@ -33,6 +34,7 @@ def order_of(snapshot: Snapshot, pins: Pins, phases: list[Phase]) -> Order:
         sizes={name: pin.rows for name, pin in pins.sources.items()},
         corpus={name: pin.weight for name, pin in pins.sources.items() if name in corpus},
         replay={name: pin.weight for name, pin in pins.sources.items() if name not in corpus},
+        ascending=ascending,
     )
 
 
@@ -66,7 +68,8 @@ def earlier_sources(snapshot: Snapshot, root: Path, cache: Path) -> dict[str, Su
     if not result:
         raise MissingInputError(
             f"{work.root}: that run left no row to replay: it diverged before it trained on any that it did not pass "
-            "over later; replay text by spec.replay.sources"
+            "over later, or it is a branch, whose rows begin where its trunk stood; replay its trunk, or text by "
+            "spec.replay.sources"
         )
     return result
 
@@ -106,7 +109,10 @@ def check_tokenizer(sources: Mapping[str, SubsetSource], fingerprint: str) -> No
 
 
 def _seen(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> dict[str, int]:
-    """How many places of each source's order were trained on, up to the first rows that were passed over."""
+    """How many places of each source's order were trained on, up to the first rows that were passed over.
+
+    An ascending phase that was not trained to its end took rows from everywhere in its stretch: none of it counts.
+    """
     checkpoints = open_checkpoints(work.root)
     committed = checkpoints.committed()
     if not committed:
@@ -114,6 +120,8 @@ def _seen(work: WorkFolder, snapshot: Snapshot, pins: Pins) -> dict[str, int]:
     state = TrainState(**json.loads((checkpoints.verify(committed[-1]).folder / "state.json").read_text()))
     phases = state.phase_log()
     for number, phase in enumerate(phases):
-        if phase.skipped:
-            return order_of(snapshot, pins, phases[:number]).cursors(phase.first_step) if number else {}
+        if phase.skipped or phase.until > state.step:
+            named = [at for at, each in enumerate(phases) if phase.order_by and each.name == phase.name]
+            number = min([number, *named])
+            return order_of(snapshot, pins, phases[:number]).cursors(phases[number].first_step) if number else {}
     return state.cursors

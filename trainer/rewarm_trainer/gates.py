@@ -174,7 +174,8 @@ def watch(
     """
     if gates is None or gates.max_forgetting is None:
         return Nothing()
-    limit, settled = gates.max_forgetting, _settled(plan, since)
+    newest = max((history[-1].tokens for history in looks.values() if history), default=0)
+    limit, settled = gates.max_forgetting, _settled(plan, since, newest)
     forgotten = {
         name: history[-1].delta
         for name, history in looks.items()
@@ -197,10 +198,11 @@ def watch(
     return Warn(worst, delta.mean, why)
 
 
-def _settled(plan: Plan, since: int) -> int:
-    """Tokens from which on a look is no longer in the stability gap."""
+def _settled(plan: Plan, since: int, now: int) -> int:
+    """Tokens from which on a look is no longer in the stability gap. A warm-up still to come does not count yet."""
     tenth = -(-plan.tokens // 10)
-    warm = max((segment.end for segment in plan.segments if segment.kind is SegmentKind.WARMUP), default=0)
+    warm_ups = (segment for segment in plan.segments if segment.kind is SegmentKind.WARMUP and segment.begins < now)
+    warm = max((segment.ends for segment in warm_ups), default=0)
     return max(warm, tenth, since + tenth if since else 0)
 
 

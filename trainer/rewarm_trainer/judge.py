@@ -6,6 +6,7 @@ Every rank runs this on the same look and comes to the same decision; only rank 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,6 @@ from torch import nn
 from rewarm_api.snapshot import Gates, Plan, Role
 from rewarm_trainer import forgetting, gates
 from rewarm_trainer.looks import Looks, deltas_of
-from rewarm_trainer.order import Phase
 from rewarm_trainer.state import TrainState
 
 
@@ -75,8 +75,8 @@ class RunJudge:
             decision["what"] = "ForgettingExceeded"
         if isinstance(action, gates.RaiseReplay):
             decision |= {"from": action.from_ratio, "to": action.to_ratio}
-            raised = Phase(state.step, action.to_ratio, "forgetting", weights=phases[-1].weights).to_json()
-            state.phases = [*state.phases, raised]
+            raised = replace(phases[-1], first_step=state.step, ratio=action.to_ratio, reason="forgetting", skipped={})
+            state.phases = [*state.phases, raised.to_json()]
         state.decisions = [*state.decisions, decision]
         self._listen({"event": "decision", **decision})
         if isinstance(action, gates.Stop):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,14 +59,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
             tensor.copy_(weights[name])
 
 
-def _parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters under the names that they have in a checkpoint, however activations are recomputed."""
     return {name.replace(_CHECKPOINT_PREFIX, ""): parameter for name, parameter in model.named_parameters()}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's moments and step counts as `<field>/<parameter name>`."""
-    names = {parameter: name for name, parameter in _parameters_of(model).items()}
+    names = {parameter: name for name, parameter in parameters_of(model).items()}
     return {
         f"{field}/{names[parameter]}": value
         for parameter, fields in optimizer.state.items()
@@ -80,7 +80,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
 
     Settings (learning rate, betas, decay) never come from a file.
     """
-    parameters = _parameters_of(model)
+    parameters = parameters_of(model)
     optimizer.state.clear()
     for key, value in tensors.items():
         field, name = key.split("/", 1)
@@ -97,6 +97,24 @@ def reset_moments(optimizer: torch.optim.Optimizer) -> None:
     for fields in optimizer.state.values():
         for value in fields.values():
             value.zero_()
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+class Extra(Protocol):
+    """Tensors of a method that an exact resume needs, in a file of their own in every checkpoint."""
+
+    @property
+    def file(self) -> str: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def load(self, tensors: dict[str, Tensor], where: str) -> None: ...
+
+    def start(self) -> None:
+        """Begin from the base's weights."""
 
 
 class Keeper:
@@ -117,12 +135,14 @@ class Keeper:
         listen: Callable[[dict[str, Any]], None],
         before_commit: Callable[[], None],
         before_publish: Callable[[], None] = lambda: None,
+        extras: Sequence[Extra] = (),
     ) -> None:
         """`before_commit` runs on the training thread, `before_publish` on the writer's, before anything is public."""
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._load_base, self._companions, self._config = load_base, companions, config
         self._keep, self._rank, self._world = keep, rank, world
         self._listen, self._before_commit, self._before_publish = listen, before_commit, before_publish
+        self._extras = tuple(extras)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="rewarm-checkpoint")
         self._writing: Future[Checkpoint] | None = None
         self.last: Checkpoint | None = None
@@ -134,15 +154,15 @@ class Keeper:
             self.wait()
             began = time.monotonic()
             self._before_commit()
-            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights_of(self._model).items()}
-            moments = {
-                name: tensor.detach().to("cpu", copy=True)
-                for name, tensor in optimizer_tensors(self._model, self._optimizer).items()
+            files = {
+                WEIGHTS: _copied(weights_of(self._model)),
+                OPTIMIZER: _copied(optimizer_tensors(self._model, self._optimizer)),
+                **{extra.file: _copied(extra.tensors()) for extra in self._extras},
             }
             stalled = time.monotonic() - began
             state.seconds["checkpoint"] = state.seconds.get("checkpoint", 0.0) + stalled
             frozen = copy.deepcopy(state.to_json())
-            self._writing = self._writer.submit(self._write, frozen, weights, moments, stalled)
+            self._writing = self._writer.submit(self._write, frozen, files, stalled)
             if wait:
                 self.wait()
                 state.seconds["checkpoint"] += time.monotonic() - began - stalled
@@ -156,16 +176,14 @@ class Keeper:
         if writing:
             self.last = writing.result()
 
-    def _write(
-        self, state: dict[str, Any], weights: dict[str, Tensor], moments: dict[str, Tensor], stalled: float
-    ) -> Checkpoint:
+    def _write(self, state: dict[str, Any], files: dict[str, dict[str, Tensor]], stalled: float) -> Checkpoint:
         from safetensors.torch import save
 
         began = time.monotonic()
         folder = self._checkpoints.stage(state["step"])
         try:
-            write_bytes_file(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-            write_bytes_file(folder / OPTIMIZER, save(moments))
+            for name, tensors in files.items():
+                write_bytes_file(folder / name, save(tensors, metadata={"format": "pt"} if name == WEIGHTS else None))
             write_json_file(folder / STATE, state)
             self._config(folder)
             copy_files(self._companions(), folder)
@@ -200,7 +218,10 @@ class Keeper:
             torch.distributed.barrier()
         checkpoint = self._checkpoints.newest(self.warn)
         if checkpoint is None:
-            return self._load_base()
+            state = self._load_base()
+            for extra in self._extras:
+                extra.start()
+            return state
         self.load(checkpoint)
         self.last = checkpoint
         state = TrainState.from_json(checkpoint.state())
@@ -214,6 +235,11 @@ class Keeper:
 
         load_weights(self._model, load_file(checkpoint.folder / WEIGHTS), str(checkpoint.folder / WEIGHTS))
         load_optimizer(self._model, self._optimizer, load_file(checkpoint.folder / OPTIMIZER))
+        for extra in self._extras:
+            path = checkpoint.folder / extra.file
+            if not path.exists():
+                raise DataError(f"{path}: missing, but this run's method cannot go on without it; start over")
+            extra.load(load_file(path), str(path))
 
     def close(self) -> None:
         self._writer.shutdown(wait=True)

@@ -39,6 +39,8 @@ class Listener:
             self.progress.event(f"checkpoint committed after step {record['step']:,} ({record['seconds']:.1f} s)")
         elif kind == "warning":
             self.progress.event(f"warning: {record['message']}")
+        elif kind == "phase began":
+            self.progress.event(f"phase {record['name']} begins after step {record['step']:,}")
         elif kind == "decision":
             self.progress.event(f"{record['what']}: {record['why']}")
 

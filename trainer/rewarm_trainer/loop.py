@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rewarm_api.errors import DivergedError, Preempted
@@ -55,12 +56,18 @@ class Loop:
         listen: Callable[[dict[str, Any]], None],
         stop_requested: Callable[[], bool],
         commit_due: Callable[[], bool],
+        beginning: Callable[[Sequence[Phase], int], Phase | None] = lambda log, step: None,
+        after_update: Callable[[int], None] = lambda step: None,
     ) -> None:
+        """`beginning`: the planned phase that begins after so many updates and is not in the log yet. `after_update`:
+        what a method does to the weights after update `step`; it must not wait for the device.
+        """
         self.plan, self.training, self.state = plan, training, state
         self._new_order = new_order
         self.order = new_order(state.phase_log())
         self._loader, self._updater, self._judge, self._keeper = loader, updater, judge, keeper
         self._listen, self._stop_requested, self._commit_due = listen, stop_requested, commit_due
+        self._beginning, self._after_update = beginning, after_update
         self._pending: deque[Outcome] = deque()
         self._stop = self._commit = False
         self._timer = _Timer(plan.tokens_per_step)
@@ -75,6 +82,7 @@ class Loop:
         return self.state
 
     def _one_step(self) -> None:
+        self._begin_phase()
         step = self.state.step + 1
         starts = [phase.first_step for phase in self.order.phases]
         evaluates = marks.is_evaluation_step(self.plan, step, starts)
@@ -86,6 +94,7 @@ class Loop:
             outcome = self._updater.apply(
                 self.state.step, batch, rate, stop=self._stop_requested(), commit=self._commit_due(), by_source=logs
             )
+            self._after_update(step)
             self._pending.append(outcome)
             # The numbers of the step before are read only now, when this step is on its way: no step waits for them.
             numbers = self._settle(1)
@@ -96,6 +105,15 @@ class Loop:
         if logs and numbers:
             self._log(outcome, numbers)
         self._after(evaluates=evaluates, commits=commits)
+
+    def _begin_phase(self) -> None:
+        """A planned phase enters the log only now that its first update is due; a rollback takes it out again."""
+        phase = self._beginning(self.order.phases, self.state.step)
+        if phase is not None:
+            self.order = self._new_order(self.order.extended(phase))
+            self.state.advance(self.order, self.plan, self.state.step)
+            place = {"step": self.state.step, "tokens": self.state.tokens}
+            self._listen({"event": "phase began", **place, "name": phase.name, "replay_ratio": phase.ratio})
 
     def _settle(self, keep: int) -> Numbers | None:
         """Read the oldest outcomes until `keep` are left; all ranks see the same requests at the same step."""
@@ -146,7 +164,7 @@ class Loop:
         here = restored.cursors(self.state.step)
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}
         under = restored.phase(self.state.step)
-        phase = Phase(self.state.step, under.ratio, "diverged", skipped, under.weights)
+        phase = replace(under, first_step=self.state.step, reason="diverged", skipped=skipped)
         self.order = self._new_order(restored.extended(phase))
         why = f"step {failed} was not finite; back to step {self.state.step}, {sum(skipped.values())} rows passed over"
         decision = {"what": "RolledBack", "why": why, "step": failed, "tokens": failed * self.plan.tokens_per_step}

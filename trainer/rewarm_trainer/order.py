@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from rewarm_trainer.ascending import Ascending, Window
 from rewarm_trainer.mixture import Mixture, exact
 from rewarm_trainer.permutation import place
 
@@ -23,7 +24,8 @@ class Phase:
     `first_step` is the number of updates made before it (0 for the first phase). `skipped` counts rows by source that
     were passed over, untrained, when the phase began (after a divergence the same rows would diverge again).
     `weights` are the shares of sources within their group: all sources of a group or none of it; a group without any
-    keeps the run's own weights.
+    keeps the run's own weights. `name` is that of the manifest's phase which this stretch belongs to, if any.
+    `order_by`: the score column of an ascending order (rewarm_trainer.ascending), `until` the step at which that ends.
     """
 
     first_step: int
@@ -31,6 +33,9 @@ class Phase:
     reason: str = "start"
     skipped: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, float] | None = None
+    name: str = ""
+    order_by: str = ""
+    until: int = 0
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
@@ -39,15 +44,21 @@ class Phase:
             "reason": self.reason,
             "skipped": dict(self.skipped),
         }
-        # Left out where nothing was said: a state written before phases had weights reads, and writes, the same.
-        return value if self.weights is None else {**value, "weights": dict(self.weights)}
+        # Left out where nothing was said: a state written before phases had these reads, and writes, the same.
+        if self.weights is not None:
+            value["weights"] = dict(self.weights)
+        if self.order_by:
+            value |= {"order_by": self.order_by, "until": self.until}
+        return {**value, "name": self.name} if self.name else value
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Phase:
         weights = value.get("weights")
         skipped = dict(value["skipped"])
         own = None if weights is None else dict(weights)
-        return Phase(value["first_step"], value["ratio"], value["reason"], skipped, own)
+        ordered = {"order_by": value.get("order_by", ""), "until": value.get("until", 0)}
+        name = value.get("name", "")
+        return Phase(value["first_step"], value["ratio"], value["reason"], skipped, own, name, **ordered)
 
     def within(self, group: Mapping[str, float]) -> dict[str, float]:
         """The weights of one group (name: the run's own weight) in this phase. ValueError when only some are given."""
@@ -58,7 +69,7 @@ class Phase:
         return given or dict(group)
 
 
-def _mixture(phase: Phase, corpus: Mapping[str, float], replay: Mapping[str, float]) -> Mixture:
+def mixture_of(phase: Phase, corpus: Mapping[str, float], replay: Mapping[str, float]) -> Mixture:
     """The tree of one phase; a weight for a source that the run does not have is a ValueError."""
     unknown = sorted(set(phase.weights or {}) - corpus.keys() - replay.keys())
     if unknown:
@@ -90,6 +101,7 @@ class Order:
         sizes: Mapping[str, int],
         corpus: Mapping[str, float],
         replay: Mapping[str, float],
+        ascending: Ascending | None = None,
     ) -> None:
         if not phases or phases[0].first_step != 0:
             raise ValueError("the first phase begins at step 0")
@@ -102,8 +114,10 @@ class Order:
         self._rows_per_step = rows_per_step
         self._sizes = dict(sizes)
         self.replay_names = frozenset(replay)
-        self._mixtures = [_mixture(phase, corpus, replay) for phase in phases]
+        self._ascending = ascending
+        self._mixtures = [mixture_of(phase, corpus, replay) for phase in phases]
         self._cursors = self._first_cursors()
+        self._windows = [self._windows_of(phase) for phase in self.phases]
 
     def _first_cursors(self) -> list[dict[str, int]]:
         """Cursor of each source at the start of each phase, skipped rows included."""
@@ -138,9 +152,31 @@ class Order:
         addresses = []
         for row in range(begin, begin + (self._rows_per_step if count is None else count)):
             source, index = mixture.locate(row)
-            epoch, place_in_source = place(self._seed, source, cursors[source] + index, self._sizes[source])
-            addresses.append(RowAddress(source, epoch, place_in_source))
+            index += cursors[source]
+            addresses.append(RowAddress(source, *self._place(self._windows[number].get(source), source, index)))
         return addresses
+
+    def _place(self, window: Window | None, source: str, index: int) -> tuple[int, int]:
+        """(epoch, row) at `index` of a source: by score within the window, shuffled before and after it."""
+        if window is None or not 0 <= index - window.start < window.length:
+            return place(self._seed, source, index, self._sizes[source])
+        if self._ascending is None:
+            raise ValueError(f"source {source}: rows by score {window.column!r} need the scores of its documents")
+        return self._ascending.place(window, index - window.start)
+
+    def _windows_of(self, phase: Phase) -> dict[str, Window]:
+        """Where in the order of each corpus source a phase takes its rows by score: the same stretch for the whole of
+        the manifest's phase, however often the log was added to since it began."""
+        if not phase.order_by:
+            return {}
+        first = next(at for at, each in enumerate(self.phases) if each.name == phase.name)
+        begun = self.phases[first]
+        rows = self._mixtures[first].counts((begun.until - begun.first_step) * self._rows_per_step)
+        return {
+            name: Window(self._seed, name, self._sizes[name], self._cursors[first][name], rows[name], phase.order_by)
+            for name in rows
+            if name not in self.replay_names
+        }
 
     def trained(self, step: int) -> dict[str, int]:
         """Rows of each source in the first `step` updates, skipped ones not counted."""

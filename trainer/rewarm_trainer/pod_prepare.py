@@ -15,13 +15,12 @@ from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_trainer.addresses import cache_uri, checkpoints_uri, join
 from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.prepare import shared_cache
-from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.experiment import changes
 from rewarm_trainer.files import write_bytes
 from rewarm_trainer.pod_settings import Pod, experiment_digest
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.reporter import Reporter
-from rewarm_trainer.run import prepare_run
+from rewarm_trainer.run import prepare_run, prepared_folders
 from rewarm_trainer.storage import Storage, open_storage
 from rewarm_trainer.stored import StoredRun
 from rewarm_trainer.workdir import RunLog, WorkFolder, write_snapshot
@@ -138,10 +137,8 @@ def write_pins(work: WorkFolder, pins: Pins) -> None:
 
 def share(mirror: Mirror, pod: Pod, pins: Pins) -> None:
     """Give what was prepared to the pods that will train."""
-    for pin in pins.sources.values():
-        mirror.store(folder_of(pin.prepared, "sources", pod.cache))
-    for held_out in pins.sets.values():
-        mirror.store(folder_of(held_out.prepared, "sets", pod.cache))
+    for folder in prepared_folders(pins, pod.cache):
+        mirror.store(folder)
 
 
 def summary(pins: Pins, snapshot: Snapshot, uri: str) -> PinsSummary:

@@ -24,7 +24,6 @@ from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.base import locate
 from rewarm_trainer.corpus.prepare import shared_cache
-from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.endings import STOPPED, Ending, cause_of, read_endings, write_ending
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.pod_prepare import Telling, open_work, pinned_at, read_pins, stored_pins, write_pins
@@ -32,7 +31,7 @@ from rewarm_trainer.pod_settings import Pod
 from rewarm_trainer.processors import processors
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.reporter import Reporter, Server
-from rewarm_trainer.run import is_prepared, prepare_run
+from rewarm_trainer.run import is_prepared, prepare_run, prepared_folders
 from rewarm_trainer.told import Told
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
@@ -83,8 +82,7 @@ def fetch_shards(pod: Pod, work: WorkFolder, snapshot: Snapshot, pins: Pins, rep
     """The prepared corpora by their pins; what the shared cache lost is made again from the text."""
     uri = cache_uri(snapshot)
     mirror = shared_cache(pod.cache, uri)
-    folders = [folder_of(pin.prepared, "sources", pod.cache) for pin in pins.sources.values()]
-    folders += [folder_of(pin.prepared, "sets", pod.cache) for pin in pins.sets.values()]
+    folders = prepared_folders(pins, pod.cache)
     for number, folder in enumerate(folders, start=1):
         if not folder.is_dir():
             say(f"fetching prepared corpus {number} of {len(folders)} from {uri}")

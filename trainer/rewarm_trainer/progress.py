@@ -107,7 +107,7 @@ class Course:
         """What a newcomer would worry about, and need not: the loss on old text rises while the rate is re-warmed."""
         tokens = self.record.get("tokens", 0)
         warming = any(
-            segment.kind is SegmentKind.WARMUP and segment.start <= tokens < segment.end for segment in self.segments
+            segment.kind is SegmentKind.WARMUP and segment.begins <= tokens < segment.ends for segment in self.segments
         )
         if warming:
             return "re-warming: a passing rise of the loss on old text is expected here"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.snapshot import Group, Pins, Snapshot
+from rewarm_api.snapshot import Group, Pins, PlannedPhase, Snapshot
 from rewarm_trainer import charts
 from rewarm_trainer.charts import Band, Bracket, Chart, Line, Pair, Rule
 from rewarm_trainer.findings import signed
@@ -248,15 +248,15 @@ def _rate_figure(steps: Sequence[Mapping[str, Any]], snapshot: Snapshot | None) 
     if not points:
         return None
     plan = snapshot.plan if snapshot else None
-    segments = [segment for segment in plan.segments if segment.end > segment.start] if plan else []
-    kinds = ", ".join(f"{segment.kind.lower()} to {charts.format_quantity(segment.end)}" for segment in segments)
+    segments = [segment for segment in plan.segments if segment.ends > segment.begins] if plan else []
+    kinds = ", ".join(f"{segment.kind.lower()} to {charts.format_quantity(segment.ends)}" for segment in segments)
     highest = max(y for _, y in points)
     chart = Chart(
         key="learning-rate",
         title="Learning rate",
         description=f"Highest {charts.format_rate(highest)}, last {charts.format_rate(points[-1][1])}.",
         lines=[Line(points, "tone-plain")],
-        borders=[segment.end for segment in segments[:-1]],
+        borders=[segment.ends for segment in segments[:-1]],
         y_label="learning rate that each update used",
         from_zero=True,
         format_y=charts.format_rate,
@@ -325,11 +325,19 @@ def _shortened(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def asked_shares(snapshot: Snapshot, pins: Pins) -> dict[str, float]:
-    """Share of all training rows that each source was asked to have at the start of the run."""
-    shares = {}
-    groups = ((Group.CORPUS, 1 - snapshot.replay.ratio), (Group.REPLAY, snapshot.replay.ratio))
-    for group, part in groups:
-        weights = {source.name: pins.sources[source.name].weight for source in snapshot.group(group)}
-        total = sum(weights.values())
-        shares.update({name: part * weight / total for name, weight in weights.items() if total})
+    """Share of all training rows that each source was asked to have in the plan."""
+    weights = {
+        group: {source.name: pins.sources[source.name].weight for source in snapshot.group(group)} for group in Group
+    }
+    shares = dict.fromkeys([name for group in weights.values() for name in group], 0.0)
+    phases = pins.plan.phases or (PlannedPhase(name="", first_step=0, steps=1, weights=None, ratio=None),)
+    whole = sum(phase.steps for phase in phases)
+    for phase in phases:
+        ratio = snapshot.replay.ratio if phase.ratio is None else phase.ratio
+        for group, part in ((Group.CORPUS, 1 - ratio), (Group.REPLAY, ratio)):
+            own = {name: weight for name, weight in (phase.weights or {}).items() if name in weights[group]}
+            used = own or weights[group]
+            total = sum(used.values())
+            for name, weight in used.items() if total else ():
+                shares[name] += phase.steps / whole * part * weight / total
     return shares

@@ -57,6 +57,7 @@ def render_html(report: Mapping[str, Any], *, snapshot: Snapshot | None, pins: P
         set_figures=set_figures(report),
         training_figures=training_figures(report, log, snapshot, attempts),
         sources=_sources(report, snapshot, pins),
+        phases=_phases(report),
         recipe=_recipe(snapshot, pins),
         times=_times(report),
         facts=_provenance(report, log),
@@ -123,6 +124,12 @@ def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _phases(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The phases of a run that had more than one."""
+    phases = [{"name": "", **phase} for phase in report.get("phases") or [] if "tokens" in phase]
+    return phases if len(phases) > 1 else []
+
+
 def _sources(report: Mapping[str, Any], snapshot: Snapshot | None, pins: Pins | None) -> list[dict[str, Any]]:
     """A row for each source: what it is, how much was asked of it and how much was trained."""
     trained = report["tokens"]["by_source"]
@@ -185,6 +192,9 @@ def describe_base(snapshot: Snapshot, pins: Pins | None) -> str:
 def describe_schedule(snapshot: Snapshot) -> str:
     """The schedule in a few words."""
     schedule = snapshot.schedule
+    if schedule.kind == "Anneal":
+        final = charts.format_rate(schedule.final_learning_rate)
+        return f"a branch: {schedule.anneal_decay} anneal over {schedule.anneal_length}, final {final}"
     words = [
         schedule.kind,
         f"peak {charts.format_rate(schedule.peak_learning_rate)}",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import ManifestError, Problem, RewarmError
+from rewarm_api.phase_plan import mean_ratio
 from rewarm_api.resolve import resolve
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_api.validate import validate
@@ -165,11 +166,17 @@ def prepare_run(
 
 def is_prepared(pins: Pins, cache: Path) -> bool:
     """Whether the cache still holds what the pins name."""
+    return all(folder.is_dir() for folder in prepared_folders(pins, cache))
+
+
+def prepared_folders(pins: Pins, cache: Path) -> list[Path]:
+    """Everything that preparation leaves in the cache for a run: shards, sets, scores."""
     from rewarm_trainer.corpus.tokenise import folder_of
 
     folders = [folder_of(pin.prepared, "sources", cache) for pin in pins.sources.values()]
     folders += [folder_of(pin.prepared, "sets", cache) for pin in pins.sets.values()]
-    return all(folder.is_dir() for folder in folders)
+    folders += [folder_of(scores, "scores", cache) for pin in pins.sources.values() for scores in pin.scores.values()]
+    return folders
 
 
 def link_corpora(work: WorkFolder, folders: Mapping[str, Path]) -> None:
@@ -196,6 +203,6 @@ def failed(snapshot: Snapshot, error: RewarmError, before: Mapping[str, Any] | N
             outcome=error.cause,
             message=str(error),
             requested_tokens=snapshot.plan.requested_tokens if snapshot.plan else 0,
-            replay_requested=snapshot.replay.ratio,
+            replay_requested=float(mean_ratio(snapshot.replay.ratio, snapshot.phases)),
         )
     )

@@ -7,29 +7,38 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.snapshot import Pins, Plan, Snapshot
 from rewarm_trainer import model as models
+from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
+from rewarm_trainer.branch import carried
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.corpus.scores import open_scores, row_scores
 from rewarm_trainer.corpus.sets import largest_id, open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.experiment import processes_problem
 from rewarm_trainer.from_run import earlier_sources, order_of
-from rewarm_trainer.keeper import Keeper, load_optimizer, reset_moments
+from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
+from rewarm_trainer.methods.meta_experience import MetaExperience
 from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.phases import beginning, opening
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Updater, micro_batch_rows
 from rewarm_trainer.workdir import WorkFolder
@@ -61,11 +70,28 @@ class Run:
         return self.snapshot.digest
 
     def new_order(self, phases: list[Phase]) -> Order:
-        return order_of(self.snapshot, self.pins, phases)
+        return order_of(self.snapshot, self.pins, phases, self.ascending)
+
+    @cached_property
+    def ascending(self) -> Ascending | None:
+        """Orders by score, where a phase asks for one."""
+        length = self.snapshot.training.sequence_length
+
+        def read(source: str, column: str) -> NDArray[np.float64]:
+            pin = self.pins.sources[source]
+            shards = open_source(folder_of(pin.prepared, "sources", self.cache), source, length)
+            return row_scores(shards, open_scores(pin.scores[column], self.cache))
+
+        return Ascending(read) if any(phase.order_by for phase in self.plan.phases) else None
+
+    def beginning(self, log: Sequence[Phase], step: int) -> Phase | None:
+        """The planned phase that begins after `step` updates and is not in the log yet."""
+        return beginning(self.plan, log, step, self.snapshot.replay.ratio)
 
     def first_state(self) -> TrainState:
         state = TrainState(experiment=self.experiment, seed=self.snapshot.training.seed)
-        order = self.new_order([Phase(0, self.snapshot.replay.ratio)])
+        taken = carried(self.pins.base_model, self.pins.sources, state.seed)
+        order = self.new_order([opening(self.plan, self.snapshot.replay.ratio, taken)])
         state.advance(order, self.plan, 0)
         state.sources = {
             name: {"prepared": pin.prepared, "digest": pin.digest, "rows": pin.rows}
@@ -111,6 +137,7 @@ class Session:
     compiled: bool = field(init=False)
     attention: str = field(init=False)
     micro_rows: int = field(init=False)
+    method: MetaExperience | None = field(init=False)
 
     @staticmethod
     def open(run: Run) -> Session:
@@ -168,6 +195,19 @@ class Session:
         self.module, prepared = self.accelerator.prepare(self.losses, optimizer)
         self.optimizer = prepared.optimizer
         self.module.train()
+        self.method = self._method()
+
+    def _method(self) -> MetaExperience | None:
+        asked = self.run.snapshot.replay.meta_experience
+        if asked is None:
+            return None
+        trained = {name: value for name, value in parameters_of(self.model).items() if value.requires_grad}
+        return MetaExperience(trained, interval=asked.interval, epsilon=asked.epsilon, last=self.run.plan.steps)
+
+    def after_update(self, step: int) -> None:
+        """What the run's method does to the weights after update `step`."""
+        if self.method is not None:
+            self.method.after_update(step)
 
     def _largest_id(self) -> int:
         sets = [largest_id(folder) for folder in self.set_folders().values()]
@@ -297,6 +337,7 @@ class Session:
             listen=listen,
             before_commit=before_commit,
             before_publish=before_publish,
+            extras=[] if self.method is None else [self.method],
         )
 
     def environment(self) -> dict[str, Any]:

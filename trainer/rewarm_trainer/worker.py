@@ -20,6 +20,7 @@ from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.listener import Listener
 from rewarm_trainer.loop import Loop
+from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
@@ -87,7 +88,11 @@ class Worker:
         self._around.opened(run, self._checkpoints.check_fence)
         exporter = self._around.exporter(self._metrics_port)
         if exporter:
-            exporter.plan(tokens=run.plan.tokens, steps=run.plan.steps, replay_ratio=run.snapshot.replay.ratio)
+            exporter.plan(
+                tokens=run.plan.tokens,
+                steps=run.plan.steps,
+                replay_ratio=requested_ratio(run.plan, run.snapshot.replay.ratio),
+            )
         tracker = self._around.tracker(run)
         log = RunLog(run.work.log)
         self._listener = Listener(log, self._progress, tracker, exporter, run.snapshot.training.sequence_length)
@@ -148,6 +153,8 @@ class Worker:
             listen=self._listen,
             stop_requested=self._stop_requested,
             commit_due=self._commit_due,
+            beginning=run.beginning,
+            after_update=session.after_update,
         )
 
     def _scored(self, name: str, done: int, total: int) -> None:

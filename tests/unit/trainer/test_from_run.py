@@ -141,6 +141,14 @@ def test_a_run_that_diverged_at_once_leaves_nothing_to_replay(bench: Bench) -> N
         earlier_sources(bench.later(), bench.root, bench.cache)
 
 
+def test_an_ascending_phase_is_replayed_once_it_is_whole(bench: Bench) -> None:
+    phases = [Phase(0, 0.25, name="a"), Phase(3, 0.25, "planned", name="b", order_by="score", until=6)]
+    for name, steps, whole in (("broken", 5, 3), ("complete", 6, 6)):
+        order, _ = bench.ran(name, steps, phases)
+        sources = earlier_sources(bench.later(path=name), bench.root, bench.cache)
+        assert {key: source.rows for key, source in sources.items()} == order.trained(whole)
+
+
 def test_a_name_of_the_own_corpus_gets_the_earlier_runs_name_before_it(bench: Bench) -> None:
     bench.ran("first", 7)
     snapshot = bench.snapshot("later", replay={"ratio": 0.5, "fromRun": {"path": "first"}})

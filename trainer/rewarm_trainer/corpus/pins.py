@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,18 @@ def set_pin(folder: Path, digest: str) -> SetPin:
     )
 
 
-def plan_of(snapshot: Snapshot, pins: Mapping[str, SourcePin]) -> Plan:
-    """The snapshot's plan, or, for a budget in epochs, the one that the counted corpus rows give."""
+def plan_of(snapshot: Snapshot, pins: Mapping[str, SourcePin], base_model: Mapping[str, Any]) -> Plan:
+    """The snapshot's plan, or the one that the counted corpus rows (a budget in epochs) or the trunk's learning rate
+    (a branch) give."""
     if snapshot.plan is not None:
         return snapshot.plan
     from rewarm_api.resolve import epochs_to_tokens, make_plan
 
-    rows = sum(pins[source.name].rows for source in snapshot.group(Group.CORPUS))
-    return make_plan(snapshot, epochs_to_tokens(snapshot, rows))
+    tokens = snapshot.budget.tokens
+    if tokens is None:
+        rows = sum(pins[source.name].rows for source in snapshot.group(Group.CORPUS))
+        tokens = epochs_to_tokens(snapshot, rows)
+    return make_plan(snapshot, tokens, base_model.get("learning_rate"))
 
 
 def with_repeats(
@@ -81,14 +85,15 @@ def with_repeats(
 
     Raises ManifestError (64) on spec.replay.maxRepeats when a replay source would repeat more often.
     """
-    from rewarm_trainer.mixture import Mixture, exact
+    from rewarm_trainer.phases import PhasedMixture, planned_log
 
     corpus = {source.name for source in snapshot.group(Group.CORPUS)}
-    weights = {name: exact(pin.weight) for name, pin in pins.items()}
-    mixture = Mixture(
-        exact(snapshot.replay.ratio),
-        {name: weight for name, weight in weights.items() if name in corpus},
-        {name: weight for name, weight in weights.items() if name not in corpus},
+    check_phase_weights(snapshot, pins)
+    mixture = PhasedMixture(
+        planned_log(plan, snapshot.replay.ratio),
+        {name: pin.weight for name, pin in pins.items() if name in corpus},
+        {name: pin.weight for name, pin in pins.items() if name not in corpus},
+        plan.rows_per_step,
     )
     needed = mixture.counts(plan.steps * plan.rows_per_step)
     limit, problems, result = snapshot.replay.max_repeats, [], {}
@@ -113,6 +118,24 @@ def with_repeats(
     return result
 
 
+def check_phase_weights(snapshot: Snapshot, sources: Collection[str]) -> None:
+    """ManifestError (64) for weights of the rows of an earlier run that only now show to be wrong: `fromRun` has no
+    names before that run was read."""
+    corpus = {source.name for source in snapshot.group(Group.CORPUS)}
+    for number, phase in enumerate(snapshot.phases):
+        given = set(phase.weights or ()) - corpus
+        expected = set(sources) - corpus
+        if given and given != expected:
+            raise ManifestError(
+                Problem(
+                    f"spec.phases[{number}].weights",
+                    ", ".join(sorted(given)),
+                    f"all sources of replay or none: {', '.join(sorted(expected))}",
+                    "name these, or remove the weights of replay",
+                )
+            )
+
+
 def make_pins(
     snapshot: Snapshot,
     tokenizer: TokenizerHandle,
@@ -122,7 +145,7 @@ def make_pins(
     warn: Callable[[str], None],
 ) -> Pins:
     """The pins of a run, from the counts of its sources and sets."""
-    plan = plan_of(snapshot, sources)
+    plan = plan_of(snapshot, sources, base_model)
     return Pins(
         base_model=dict(base_model),
         tokenizer=tokenizer.fingerprint,

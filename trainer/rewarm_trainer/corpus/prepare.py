@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import EvaluationSet, Format, Pins, Snapshot, Source
+from rewarm_api.snapshot import EvaluationSet, Format, Group, Pins, Snapshot, Source, SourcePin
 from rewarm_trainer.corpus.imported import import_tokens
 from rewarm_trainer.corpus.inputs import expand, with_formats
 from rewarm_trainer.corpus.mirror import Mirror
@@ -24,6 +24,7 @@ from rewarm_trainer.corpus.overlap import overlaps
 from rewarm_trainer.corpus.pins import earlier_pin, make_pins, set_pin, source_pin
 from rewarm_trainer.corpus.readers import Fields
 from rewarm_trainer.corpus.scan import Progress, SourceScan, corpus_digest, scan_files, select
+from rewarm_trainer.corpus.scores import prepare_scores
 from rewarm_trainer.corpus.scratch import scratch_tokenizer
 from rewarm_trainer.corpus.selection import Rule
 from rewarm_trainer.corpus.sets import EvaluationDocuments, largest_id, open_set
@@ -196,11 +197,25 @@ def prepare(
         )
         for each in snapshot.sources
     }
+    counted = with_scores(work, scans, counted)
     counted.update({name: earlier_pin(source) for name, source in (earlier or {}).items()})
     every_scan = {**scans, **set_scans}
     set_pins = {name: set_pin(folder, every_scan[name].held_out_digest) for name, folder in sets.items()}
     pinned = make_pins(snapshot, handle, counted, set_pins, base_model or {}, work.warn)
     return Prepared(pinned, handle, sources, sets, tuple(work.warnings), length, dict(earlier or {}))
+
+
+def with_scores(work: Preparation, scans: Mapping[str, SourceScan], pins: dict[str, SourcePin]) -> dict[str, SourcePin]:
+    """The pins, those of the corpus with the scores that ascending phases order by."""
+    columns = sorted({phase.order_by for phase in work.snapshot.phases if phase.order_by})
+    result = dict(pins)
+    for source in work.snapshot.group(Group.CORPUS) if columns else ():
+        found = {
+            column: prepare_scores(scans[source.name], column, work.cache, work.progress, work.mirror)
+            for column in columns
+        }
+        result[source.name] = pins[source.name].model_copy(update={"scores": found})
+    return result
 
 
 def check_sets(snapshot: Snapshot) -> None:
