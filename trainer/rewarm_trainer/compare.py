@@ -50,9 +50,9 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 def _final(path: Path) -> dict[str, dict[str, Any]]:
     """The final per-document results of a run."""
     work = WorkFolder(path)
-    snapshot = read_snapshot(work)
+    snapshot, pins = read_snapshot(work), Pins.model_validate_json(work.pins.read_text())
     result = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         file = work.state / "final" / f"{chosen.name}.json"
         if not file.exists():
             raise MissingInputError(f"{path}: no final evaluation of {chosen.name}; let that run finish first")
@@ -102,7 +102,7 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
     scorer = _scorer(folder, snapshot, pins)
     cache = cache_folder(snapshot.cache_uri, work.root)
     result = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         documents = open_set(folder_of(pins.sets[chosen.name].prepared, "sets", cache), chosen.name)
         scores = scorer.score(documents, None, None)
         result[chosen.name] = {"role": str(chosen.role), **scores.to_json()}

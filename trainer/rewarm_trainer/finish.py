@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
 from rewarm_trainer import forgetting, gates, statistics
+from rewarm_trainer.breakdown import breakdown
+from rewarm_trainer.chain_report import chain_of
 from rewarm_trainer.files import write_bytes, write_json
+from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.model_card import model_card
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
 from rewarm_trainer.report_html import render_html
@@ -22,10 +26,10 @@ from rewarm_trainer.statistics import Delta
 from rewarm_trainer.workdir import WorkFolder
 
 
-def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
+def set_facts(state: TrainState, snapshot: Snapshot, pins: Pins) -> dict[str, SetFacts]:
     """What each evaluation set showed, from the looks that the state remembers."""
     facts = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         looks = [(look, look["sets"][chosen.name]) for look in state.evaluations if chosen.name in look["sets"]]
         if not looks:
             continue
@@ -105,7 +109,9 @@ def facts_of(
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
-    sets = set_facts(state, snapshot)
+    sets = set_facts(state, snapshot, pins)
+    if ended:
+        sets = {name: replace(value, breakdown=_breakdown(work, name)) for name, value in sets.items()}
     records = read_records(work.log)
     seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
     prepared = work.state / "prepare.json"
@@ -137,9 +143,19 @@ def facts_of(
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
+            "chain": chain_of(work, snapshot, pins, ended=ended),
         },
         **verdict_of(sets, snapshot, pins.plan.trunk, ended),
     )
+
+
+def _breakdown(work: WorkFolder, name: str) -> dict[str, Any] | None:
+    """How the set's verdict splits by its columns."""
+    files = [work.state / kind / f"{name}.json" for kind in ("baseline", "final")]
+    if not all(file.exists() for file in files):
+        return None
+    baseline, final = (json.loads(file.read_text()) for file in files)
+    return breakdown(baseline, final)
 
 
 def _logged_warnings(records: list[dict[str, Any]]) -> list[str]:
@@ -151,6 +167,8 @@ def publish(work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, 
     page = render_html(report, snapshot=snapshot, pins=pins, log=read_log(work.log))
     write_bytes(work.report_html, page.encode())
     write_bytes(work.model_card, model_card(report, snapshot, pins).encode())
+    if report.get("chain"):
+        write_bytes(work.heat_map, heat_map(report["chain"]).encode())
     write_json(work.report, report)
 
 

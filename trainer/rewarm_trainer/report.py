@@ -97,7 +97,10 @@ class Look:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation."""
+    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation.
+
+    `breakdown`: the same by a column of its documents (breakdown.py).
+    """
 
     role: str
     documents: int
@@ -108,6 +111,7 @@ class SetFacts:
     verdict: str | None = None
     stability_gap: StabilityGapLike | None = None
     history: Sequence[Look] = ()
+    breakdown: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ def _set(value: SetFacts) -> dict[str, Any]:
         "verdict": None if value.verdict is None else str(value.verdict),
         "stability_gap": _gap(value.stability_gap),
         "history": [_look(look) for look in value.history],
+        **({} if value.breakdown is None else {"breakdown": dict(value.breakdown)}),
     }
 
 
