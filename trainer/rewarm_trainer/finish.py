@@ -50,7 +50,12 @@ def set_facts(state: TrainState, snapshot: Snapshot, pins: Pins) -> dict[str, Se
             verdict=statistics.verdict(delta) if delta else None,
             stability_gap=forgetting.stability_gap(paired),
             history=[
-                Look(look["tokens"], line["loss"], Delta.from_json(line["delta"]) if line["delta"] else None)
+                Look(
+                    look["tokens"],
+                    line["loss"],
+                    Delta.from_json(line["delta"]) if line["delta"] else None,
+                    line["bits_per_byte"],
+                )
                 for look, line in looks
             ],
         )

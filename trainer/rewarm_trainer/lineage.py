@@ -18,7 +18,6 @@ from typing import Any
 from rewarm_api.errors import DataError, RewarmError
 from rewarm_api.snapshot import Inherited, Pins, SetPin, Snapshot
 from rewarm_trainer.addresses import cache_uri
-from rewarm_trainer.base import Base
 from rewarm_trainer.checkpoint import manifest_root
 from rewarm_trainer.corpus.prepare import Prepared, shared_cache
 from rewarm_trainer.corpus.sets import open_set
@@ -113,13 +112,17 @@ def read_lineage(work: WorkFolder) -> Lineage:
     return Lineage(stages, list(value["seen"]), list(value["missing"]))
 
 
-def lineage_of(base: Base, snapshot: Snapshot, root: Path, cache: Path) -> Lineage:
-    """The stages before a run that starts from `base`; empty unless that is a run."""
-    if not base.is_run:
+def lineage_of(pin: Mapping[str, Any], snapshot: Snapshot, root: Path, cache: Path) -> Lineage:
+    """The stages before a run whose base model is pinned as `pin`; empty unless that is a run."""
+    if pin["kind"] != "run":
         return Lineage()
-    options = {**snapshot.base_model.options, **base.pin["resolved"]}
-    work = earlier_work("spec.baseModel.run", options.get("path"), options.get("name"), snapshot, root, cache)
-    return Lineage([*_before(work, cache).stages, _stage(work, int(base.pin["tokens"]))])
+    work = _parent(pin, snapshot, root, cache)
+    return Lineage([*_before(work, cache).stages, _stage(work, int(pin["tokens"]))])
+
+
+def _parent(pin: Mapping[str, Any], snapshot: Snapshot, root: Path, cache: Path) -> WorkFolder:
+    resolved = pin["resolved"]
+    return earlier_work("spec.baseModel.run", resolved.get("path"), resolved.get("name"), snapshot, root, cache)
 
 
 def _before(work: WorkFolder, cache: Path) -> Lineage:
@@ -127,17 +130,19 @@ def _before(work: WorkFolder, cache: Path) -> Lineage:
     if (work.state / "chain.json").exists():
         return read_lineage(work)
     pins = Pins.model_validate_json(work.pins.read_text())
-    if pins.base_model["kind"] != "run":
-        return Lineage()
-    snapshot, resolved = read_snapshot(work), pins.base_model["resolved"]
     try:
-        earlier = earlier_work(
-            "spec.baseModel.run", resolved.get("path"), resolved.get("name"), snapshot, manifest_root(work), cache
-        )
-        return Lineage([*_before(earlier, cache).stages, _stage(earlier, int(pins.base_model["tokens"]))])
+        return lineage_of(pins.base_model, read_snapshot(work), manifest_root(work), cache)
     except (OSError, ValueError, RewarmError):
         # That run was moved or removed since: the chain begins after it.
         return Lineage()
+
+
+def remember(work: WorkFolder, pins: Pins, cache: Path) -> None:
+    """`state/chain.json` of a prepared run that has none: its preparation was killed, or an older version's."""
+    if pins.base_model["kind"] == "run" and not (work.state / "chain.json").exists():
+        lineage = _before(work, cache)
+        if lineage.stages:
+            write_json(work.state / "chain.json", lineage.to_json())
 
 
 def _stage(work: WorkFolder, tokens: int) -> Stage:
@@ -177,16 +182,18 @@ def inherit(
     """
     sets = dict(pins.sets)
     own = {pin.digest for pin in sets.values()}
-    parent = _parent_folder(lineage, pins, snapshot, work, cache)
+    folders = [work]
+    if lineage.stages:
+        folders.append(_parent(pins.base_model, snapshot, manifest_root(work), cache))
     for name, each, stage in lineage.sets():
         if each.digest in own:
             continue
-        problem = _bring(each, stage, pins, [work, parent] if parent else [work], cache)
+        problem = _bring(each, stage, pins, folders, cache)
         if problem:
             lineage.missing.append({"set": name, "stage": each.origin.run, "why": problem})
             warn(f"set {name!r} of the earlier stage {each.origin.run} is not scored: {problem}")
             continue
-        chosen = free_name(name, each.origin, {*sets, *pins.sources})
+        chosen = free_name(name, each.origin, set(sets))
         sets[chosen] = SetPin(
             digest=each.digest,
             prepared=each.prepared,
@@ -226,16 +233,6 @@ def free_name(name: str, origin: Inherited, taken: set[str]) -> str:
     candidates = [whole[:NAME_LENGTH].rstrip("-")]
     candidates += [f"{whole[: NAME_LENGTH - 3].rstrip('-')}-{number}" for number in range(2, 100)]
     return next(each for each in candidates if each not in taken)
-
-
-def _parent_folder(
-    lineage: Lineage, pins: Pins, snapshot: Snapshot, work: WorkFolder, cache: Path
-) -> WorkFolder | None:
-    if not lineage.stages:
-        return None
-    resolved = pins.base_model["resolved"]
-    root = manifest_root(work)
-    return earlier_work("spec.baseModel.run", resolved.get("path"), resolved.get("name"), snapshot, root, cache)
 
 
 def _bring(each: StageSet, stage: Stage, pins: Pins, folders: list[WorkFolder], cache: Path) -> str:

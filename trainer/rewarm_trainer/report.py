@@ -93,6 +93,7 @@ class Look:
     tokens: int
     loss: float
     delta: DeltaLike | None = None
+    bits_per_byte: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,8 @@ def _gap(value: StabilityGapLike | None) -> dict[str, float | int | None]:
 
 def _look(look: Look) -> dict[str, Any]:
     line: dict[str, Any] = {"tokens": look.tokens, "loss": look.loss}
+    if look.bits_per_byte is not None:
+        line["bits_per_byte"] = look.bits_per_byte
     if look.delta is not None:
         line["delta"] = _delta(look.delta)
     return line

@@ -125,6 +125,9 @@ def prepare_run(
     """
     pins = Pins.model_validate_json(work.pins.read_text()) if work.pins.exists() else None
     if pins and is_prepared(pins, cache):
+        from rewarm_trainer.lineage import remember
+
+        remember(work, pins, cache)
         return pins
     from rewarm_trainer.base import locate
     from rewarm_trainer.corpus.prepare import prepare
@@ -157,7 +160,7 @@ def prepare_run(
         found = pins
         restore_sets(work, pins, cache)
     else:
-        lineage = lineage_of(base, snapshot, root, cache)
+        lineage = lineage_of(base.pin, snapshot, root, cache)
         found = inherit(lineage, prepared.pins, prepared, snapshot, work, cache, warnings.append)
     keep_sets(work, found, cache)
     log = RunLog(work.log)

@@ -16,7 +16,7 @@ there is it is 98 %: that noise stands in both variances, so too wide, never too
 
 Why no percentile bootstrap over seeds: three seeds drawn with replacement vary by a factor sqrt(2/3) too little and
 know nothing of t tails (4.3 instead of 1.96 standard errors at two degrees of freedom). It covers 77 % where seeds
-matter most (tests/unit/trainer/test_statistics_seeds.py, benchmarks/science/calibration.py).
+matter most (benchmarks/science/calibration.py, table in docs/statistics.md).
 
 Sources: degrees of freedom of a sum of variances, Satterthwaite 1946 [R]; the sum is the two-way cluster variance of
 Cameron, Gelbach and Miller 2011 [R] without its last term, the noise of a cell.
