@@ -51,7 +51,7 @@ def earlier(manifest, tmp_path):
     """The folder of a finished run `before` with the sets of the test manifest, scored before and after."""
     document = json.loads(json.dumps(MANIFEST_OF(manifest)))
     document["metadata"]["name"] = "before"
-    snapshot = resolve(validate(document).run, uid="1")
+    snapshot = resolve(validate(document, local=True).run, uid="1")
     work = WorkFolder(tmp_path / "before")
     write_snapshot(work, snapshot)
     write_json(work.manifest, {"root": str(manifest().parent), "manifest": document})
