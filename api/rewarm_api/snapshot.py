@@ -338,11 +338,20 @@ class SourcePin(Frozen):
     scores: dict[str, str] = added({}, "content address of its documents' scores, by column")
 
 
+class Inherited(Frozen):
+    """Where a set comes from that an earlier stage of the chain introduced."""
+
+    run: str = Field(description="name of the run that introduced it")
+    uid: str
+    name: str = Field(description="its name there")
+
+
 class SetPin(Frozen):
     digest: str = Field(description="sha256 over the documents' hashes, in order")
     prepared: str
     documents: int
     tokens: int
+    inherited: Inherited | None = added(None, "the earlier stage whose set this is; scored here with the role Retained")
 
 
 class Pins(Frozen):
@@ -361,3 +370,14 @@ class Pins(Frozen):
     @property
     def digest(self) -> str:
         return digest_of(self.to_json())
+
+    def evaluation_sets(self, snapshot: Snapshot) -> tuple[EvaluationSet, ...]:
+        """Every set that the run scores: those of its own, then those of earlier stages."""
+        inherited = (
+            EvaluationSet(
+                name=name, role=Role.RETAINED, uri=None, format=None, text_field="", label_field="", date_field=""
+            )
+            for name, pin in self.sets.items()
+            if pin.inherited
+        )
+        return (*snapshot.evaluation.sets, *inherited)

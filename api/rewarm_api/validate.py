@@ -139,6 +139,8 @@ def _gate_warnings(spec: Any) -> Iterator[str]:
     roles = {"New"} | ({"Retained"} if replayed else set())
     if sets:
         roles = {item.role or ("New" if item.name in corpus else "Retained") for item in sets if item is not None}
+    if spec.base_model is not None and spec.base_model.run is not None:
+        roles.add("Retained")  # the sets of earlier stages are inherited
     for limit, name, role in ((gates.max_forgetting, "maxForgetting", "Retained"), (gates.min_gain, "minGain", "New")):
         if limit is not None and role not in roles:
             yield f"spec.gates.{name}: no evaluation set has the role {role}, so this gate stays Inconclusive; add one"

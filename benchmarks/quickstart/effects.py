@@ -6,17 +6,14 @@ Pure. An effect is a difference of summed nats over the same documents; `effect`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-# (summed difference of each arm, ..., labels) -> the effect; on numbers and on arrays alike.
-Statistic = Callable[..., Any]
+from rewarm_trainer.statistics import Delta, ratio_interval
+from rewarm_trainer.statistics_seeds import hierarchical_ratio
 
 
 @dataclass(frozen=True)
@@ -59,38 +56,44 @@ def removed_fraction(
 ) -> Estimate:
     """1 - forgetting with replay / forgetting without; one pair of arms per seed.
 
-    Both are measured from the base, or with `control` from an arm that was continued on the old text alone.
-    Interval: percentiles of a paired bootstrap, documents drawn once for both arms of a pair; with several pairs
-    seeds are drawn too.
+    Both are measured from the base, or with `control` from an arm that was continued on the old text alone. One pair:
+    the product's interval over documents; several: its interval over seeds and documents.
     """
-    if control is None:
-        return _bootstrap([without, replay], lambda plain, mixed, labels: 1 - mixed / plain)
-    return _bootstrap(
-        [without, replay, control], lambda plain, mixed, alone, labels: 1 - (mixed - alone) / (plain - alone)
-    )
+    _check([without, replay] if control is None else [without, replay, control])
+    removed = [plain.difference - mixed.difference for plain, mixed in zip(without, replay, strict=True)]
+    forgot = [plain.difference for plain in without]
+    if control is not None:
+        forgot = [plain - alone.difference for plain, alone in zip(forgot, control, strict=True)]
+    return _ratio(removed, forgot, [run.labels for run in without])
 
 
 def mean_delta(runs: Sequence[PerDocument]) -> Estimate:
-    """Final minus baseline in nats per token over several seeds, seeds and documents both drawn."""
-    return _bootstrap([runs], lambda total, labels: total / labels)
+    """Final minus baseline in nats per token, over seeds and documents."""
+    _check([runs])
+    labels = [run.labels for run in runs]
+    return _ratio([run.difference for run in runs], labels, labels)
 
 
-def _bootstrap(arms: Sequence[Sequence[PerDocument]], statistic: Statistic) -> Estimate:
-    """`arms` hold one run per seed each; `statistic` gets the summed difference of each arm, then the labels."""
+def _check(arms: Sequence[Sequence[PerDocument]]) -> None:
+    """ValueError unless every run scored the same documents, and the arms of a seed continued one base."""
     first = arms[0]
     for runs in arms:
         for own, other in zip(first, runs, strict=True):
             same_documents(own, other)
             if own.hashes != first[0].hashes:
                 raise ValueError("the seeds scored different documents; they must share one corpus")
-    # values[kind, seed, document]
-    values = np.array([[run.difference for run in runs] for runs in arms] + [[run.labels for run in first]])
-    random = np.random.Generator(np.random.PCG64(0))
-    count = len(first[0].hashes)
-    # A multinomial of counts is the same draw as indices. All seeds scored the same documents, so one draw serves all:
-    # documents of their own for each seed would pretend to more documents than there are.
-    documents = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    seeds = random.multinomial(len(first), np.full(len(first), 1 / len(first)), size=RESAMPLES)
-    resampled = statistic(*np.einsum("ksd,rd,rs->kr", values, documents, seeds, optimize=True))
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(statistic(*values.sum(axis=(1, 2)))), float(low), float(high))
+
+
+Numbers = NDArray[np.float64]
+
+
+def _ratio(tops: Sequence[Numbers], bottoms: Sequence[Numbers], labels: Sequence[Numbers]) -> Estimate:
+    """sum(top) / sum(bottom) with its interval."""
+    if len(tops) == 1:
+        top, bottom, own = tops[0], bottoms[0], labels[0]
+        return _estimate(ratio_interval(float(top.sum() / bottom.sum()), top, bottom, own))
+    return _estimate(hierarchical_ratio(tops, bottoms, labels))
+
+
+def _estimate(delta: Delta) -> Estimate:
+    return Estimate(delta.mean, delta.low, delta.high)

@@ -51,7 +51,7 @@ def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
         + ".",
         "",
         f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), each with a base of its own; nats per token; "
-        "95 % intervals by a bootstrap over seeds and documents. "
+        "95 % intervals over seeds and documents (docs/statistics.md). "
         f"Python {platform.python_version()}, {platform.machine()}.",
     ]
     return "\n".join(lines)

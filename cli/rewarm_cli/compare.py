@@ -19,11 +19,20 @@ def execute(first: Path, second: Path, output: Output) -> int:
     from rewarm_trainer.verdict_view import interval
 
     rows = [
-        (name, item.get("role") or "", item["verdict"] or "–", str(item["documents"]), interval(item["delta"]))
+        (
+            name,
+            item.get("role") or "",
+            item["verdict"] or "–",
+            str(item["documents"]),
+            f"{interval(item['delta'])}{'' if item['unit'] == 'nats per token' else ' per byte'}",
+            f"{item['first']['bits_per_byte']:.4f}",
+            f"{item['second']['bits_per_byte']:.4f}",
+        )
         for name, item in result["sets"].items()
     ]
     title = f"{second} minus {first}: nats per token, below zero is better"
-    show(table(title, ("set", "role", "verdict", "documents", "delta [95 %]"), rows, words=3))
+    columns = ("set", "role", "verdict", "documents", "delta [95 %]", "bits per byte", "then")
+    show(table(title, columns, rows, words=3))
     print(
         "These two checkpoints, not their recipes: seed noise is not in these intervals; three seeds or more show it."
     )

@@ -266,6 +266,16 @@ def test_a_run_goes_on_from_another_by_name(world: World, whole: PodRun) -> None
     assert pins.base_model["resolved"] == {"name": "whole", "checkpoint": STEPS}
     assert pins.base_model["uid"] == json.loads((whole.stored / "run" / "snapshot.json").read_text())["uid"]
     assert set(pins.sources) == {"code", "whole-code", "general"}
+    inherited = pins.sets["general"].inherited
+    assert inherited
+    assert (inherited.run, inherited.name) == ("whole", "general")
+    for pin in pins.sets.values():
+        assert (run.stored / "run" / "state" / "sets" / pin.prepared.removeprefix("sha256:") / "tokens.bin").exists()
+    report = json.loads((run.stored / "run" / "report.json").read_text())
+    assert report["sets"]["general"]["role"] == "Retained"
+    assert [stage["name"] for stage in report["chain"]["stages"]] == ["whole", "next"]
+    assert {name: each["stage"] for name, each in report["chain"]["sets"].items()} == {"code": 1, "general": 1}
+    assert report["chain"]["backwardTransfer"] is not None
     alone = PodRun.make(world, "alone", baseModel={"run": {"name": "nobody"}})
     missing = alone.prepare()
     assert missing.end() == 66

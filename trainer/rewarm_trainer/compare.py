@@ -6,6 +6,7 @@ Judges these two checkpoints, not their recipes: seed noise is not in a document
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
 def _final(path: Path) -> dict[str, dict[str, Any]]:
     """The final per-document results of a run."""
     work = WorkFolder(path)
-    snapshot = read_snapshot(work)
+    snapshot, pins = read_snapshot(work), Pins.model_validate_json(work.pins.read_text())
     result = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         file = work.state / "final" / f"{chosen.name}.json"
         if not file.exists():
             raise MissingInputError(f"{path}: no final evaluation of {chosen.name}; let that run finish first")
@@ -70,13 +71,16 @@ def _pair(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
     weights = labels if same_tokens else np.array(one["bytes"])[left]
     nats = np.array(one["nats"])[left], np.array(two["nats"])[right]
     delta = statistics.paired_delta(nats[1] - nats[0], weights)
-    total = max(1, int(weights.sum()))
+    total, size = max(1, int(weights.sum())), max(1, int(np.array(one["bytes"])[left].sum()))
+    first, second = (
+        {"loss": float(each.sum()) / total, "bits_per_byte": float(each.sum()) / (math.log(2) * size)} for each in nats
+    )
     return {
         "role": two["role"] or one["role"],
         "documents": len(pairs),
         "unit": "nats per token" if same_tokens else "nats per byte",
-        "first": {"loss": float(nats[0].sum()) / total},
-        "second": {"loss": float(nats[1].sum()) / total},
+        "first": first,
+        "second": second,
         "delta": delta.to_json(),
         "verdict": statistics.verdict(delta),
     }
@@ -102,7 +106,7 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
     scorer = _scorer(folder, snapshot, pins)
     cache = cache_folder(snapshot.cache_uri, work.root)
     result = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         documents = open_set(folder_of(pins.sets[chosen.name].prepared, "sets", cache), chosen.name)
         scores = scorer.score(documents, None, None)
         result[chosen.name] = {"role": str(chosen.role), **scores.to_json()}

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
 from rewarm_trainer import forgetting, gates, statistics
+from rewarm_trainer.breakdown import breakdown
+from rewarm_trainer.chain_report import chain_of
 from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.from_run import order_of
+from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.model_card import model_card
 from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
@@ -24,10 +28,10 @@ from rewarm_trainer.statistics import Delta
 from rewarm_trainer.workdir import WorkFolder
 
 
-def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
+def set_facts(state: TrainState, snapshot: Snapshot, pins: Pins) -> dict[str, SetFacts]:
     """What each evaluation set showed, from the looks that the state remembers."""
     facts = {}
-    for chosen in snapshot.evaluation.sets:
+    for chosen in pins.evaluation_sets(snapshot):
         looks = [(look, look["sets"][chosen.name]) for look in state.evaluations if chosen.name in look["sets"]]
         if not looks:
             continue
@@ -48,7 +52,12 @@ def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
             verdict=statistics.verdict(delta) if delta else None,
             stability_gap=forgetting.stability_gap(paired),
             history=[
-                Look(look["tokens"], line["loss"], Delta.from_json(line["delta"]) if line["delta"] else None)
+                Look(
+                    look["tokens"],
+                    line["loss"],
+                    Delta.from_json(line["delta"]) if line["delta"] else None,
+                    line["bits_per_byte"],
+                )
                 for look, line in looks
             ],
         )
@@ -111,7 +120,9 @@ def facts_of(
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
-    sets = set_facts(state, snapshot)
+    sets = set_facts(state, snapshot, pins)
+    if ended:
+        sets = {name: replace(value, breakdown=_breakdown(work, name)) for name, value in sets.items()}
     records = read_records(work.log)
     seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
     prepared = work.state / "prepare.json"
@@ -143,6 +154,7 @@ def facts_of(
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
+            "chain": chain_of(work, snapshot, pins, ended=ended),
         },
         **verdict_of(sets, snapshot, pins.plan.trunk, ended),
     )
@@ -163,6 +175,15 @@ def phase_facts(snapshot: Snapshot, pins: Pins, state: TrainState) -> list[dict[
     return facts
 
 
+def _breakdown(work: WorkFolder, name: str) -> dict[str, Any] | None:
+    """How the set's verdict splits by its columns."""
+    files = [work.state / kind / f"{name}.json" for kind in ("baseline", "final")]
+    if not all(file.exists() for file in files):
+        return None
+    baseline, final = (json.loads(file.read_text()) for file in files)
+    return breakdown(baseline, final)
+
+
 def _logged_warnings(records: list[dict[str, Any]]) -> list[str]:
     return [record["message"] for record in records if record.get("event") == "warning"]
 
@@ -172,6 +193,8 @@ def publish(work: WorkFolder, snapshot: Snapshot, pins: Pins, report: dict[str, 
     page = render_html(report, snapshot=snapshot, pins=pins, log=read_log(work.log))
     write_bytes(work.report_html, page.encode())
     write_bytes(work.model_card, model_card(report, snapshot, pins).encode())
+    if report.get("chain"):
+        write_bytes(work.heat_map, heat_map(report["chain"]).encode())
     write_json(work.report, report)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from rewarm_api.snapshot import Gates, Plan, Role, SegmentKind
+from rewarm_api.snapshot import Gates, Plan, Role
+from rewarm_trainer.alarm import forgotten
 from rewarm_trainer.forgetting import Look
 from rewarm_trainer.statistics import MINIMUM_DOCUMENTS, Delta
 
@@ -161,12 +162,7 @@ def watch(
     since: int = 0,
     ceiling: float = HIGHEST_RATIO,
 ) -> Decision:
-    """What gates.onForgetting asks for after the newest look. The rule is ours (no paper gives one):
-
-    A set counts as forgotten when, in its two newest looks, each after the stability gap's time, the lower bound of
-    its delta is above maxForgetting, and the newer mean is not below the older (a falling delta is recovering). The
-    stability gap's time ends when the warm-up has ended and a tenth of the plan has passed, and again a tenth of the
-    plan after `since`: the tokens at which this function last acted or a phase began. Never at the plan's end.
+    """What gates.onForgetting asks for after the newest look: alarm.py says when a set counts as forgotten.
 
     `looks`: the looks of each Retained set, in order of tokens. `ratio`: the replay ratio now. `can_raise`: there are
     replay sources. `ceiling`: the highest ratio that the corpora allow, at most 0.5. RaiseReplay doubles the ratio,
@@ -174,17 +170,12 @@ def watch(
     """
     if gates is None or gates.max_forgetting is None:
         return Nothing()
-    newest = max((history[-1].tokens for history in looks.values() if history), default=0)
-    limit, settled = gates.max_forgetting, _settled(plan, since, newest)
-    forgotten = {
-        name: history[-1].delta
-        for name, history in looks.items()
-        if _forgotten(history, limit, settled) and history[-1].tokens < plan.tokens
-    }
-    if not forgotten:
+    limit = gates.max_forgetting
+    found = forgotten(looks, limit, plan, since)
+    if not found:
         return Nothing()
-    worst = max(forgotten, key=lambda name: forgotten[name].mean)
-    delta = forgotten[worst]
+    worst = max(found, key=lambda name: found[name].mean)
+    delta = found[worst]
     why = f"{_sentence(worst, delta, 1, limit, 'beyond')} in two looks after the stability gap, and not falling"
     if gates.on_forgetting == "Stop":
         return Stop(why)
@@ -196,19 +187,3 @@ def watch(
         obstacle = f"the replay ratio {ratio:g} is at its highest" if can_raise else "there are no replay sources"
         return Warn(worst, delta.mean, f"{why}; replay is not raised: {obstacle}")
     return Warn(worst, delta.mean, why)
-
-
-def _settled(plan: Plan, since: int, now: int) -> int:
-    """Tokens from which on a look is no longer in the stability gap. A warm-up still to come does not count yet."""
-    tenth = -(-plan.tokens // 10)
-    warm_ups = (segment for segment in plan.segments if segment.kind is SegmentKind.WARMUP and segment.begins < now)
-    warm = max((segment.ends for segment in warm_ups), default=0)
-    return max(warm, tenth, since + tenth if since else 0)
-
-
-def _forgotten(history: Sequence[Look], limit: float, settled: int) -> bool:
-    newest = history[-2:]
-    if len(newest) < 2 or any(look.tokens < settled for look in newest):
-        return False
-    clear = all(look.delta.low > limit and look.delta.documents >= MINIMUM_DOCUMENTS for look in newest)
-    return clear and newest[1].delta.mean >= newest[0].delta.mean

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_trainer.chain_report import metrics_of
 from rewarm_trainer.finish import publish
 from rewarm_trainer.tracking import Tracker, Untracked
 from rewarm_trainer.workdir import WorkFolder
@@ -52,8 +53,10 @@ def register(
     is_aliased = not (aliases and report["promotion"]["promoted"])
     if version and not is_aliased:
         is_aliased = tracker.set_alias(model, snapshot.tracking.promote_alias, version)
-    for path in (work.report_html, work.model_card):
-        tracker.attach(path)
+    tracker.log(metrics_of(report), report["tokens"]["trained"])
+    for path in (work.report_html, work.model_card, work.heat_map):
+        if path.exists():
+            tracker.attach(path)
     ended = tracker.finish("FINISHED")
     report["tracking"] = {
         "run_id": tracker.run_id or "",

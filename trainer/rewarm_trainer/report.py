@@ -93,11 +93,15 @@ class Look:
     tokens: int
     loss: float
     delta: DeltaLike | None = None
+    bits_per_byte: float | None = None
 
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation."""
+    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation.
+
+    `breakdown`: the same by a column of its documents (breakdown.py).
+    """
 
     role: str
     documents: int
@@ -108,6 +112,7 @@ class SetFacts:
     verdict: str | None = None
     stability_gap: StabilityGapLike | None = None
     history: Sequence[Look] = ()
+    breakdown: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,7 @@ def _set(value: SetFacts) -> dict[str, Any]:
         "verdict": None if value.verdict is None else str(value.verdict),
         "stability_gap": _gap(value.stability_gap),
         "history": [_look(look) for look in value.history],
+        **({} if value.breakdown is None else {"breakdown": dict(value.breakdown)}),
     }
 
 
@@ -231,6 +237,8 @@ def _gap(value: StabilityGapLike | None) -> dict[str, float | int | None]:
 
 def _look(look: Look) -> dict[str, Any]:
     line: dict[str, Any] = {"tokens": look.tokens, "loss": look.loss}
+    if look.bits_per_byte is not None:
+        line["bits_per_byte"] = look.bits_per_byte
     if look.delta is not None:
         line["delta"] = _delta(look.delta)
     return line

@@ -18,6 +18,7 @@ from rewarm_api.quantity import format_tokens
 from rewarm_api.snapshot import Group, Pins, Snapshot
 from rewarm_trainer import charts
 from rewarm_trainer.findings import change, signed, verdict_sentences
+from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.report import load_report
 from rewarm_trainer.report_curves import asked_shares, set_figures, training_figures
 from rewarm_trainer.runlog import Attempt, Log, read_log
@@ -50,7 +51,9 @@ def render_html(report: Mapping[str, Any], *, snapshot: Snapshot | None, pins: P
         for item in report["attempts"]
     ]
     page = _template().render(
-        report=report,
+        report={"chain": None, **report},
+        heat_map=heat_map(report["chain"]) if report.get("chain") else "",
+        change=change,
         figures=_key_figures(report),
         findings=verdict_sentences(report),
         sets=_sets(report),
@@ -120,7 +123,7 @@ def _sets(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         known = all(delta[part] is not None for part in ("mean", "low", "high"))
         drawn = charts.interval_svg(delta["mean"], delta["low"], delta["high"], scale, tone) if known else ""
         text = change(delta).replace(" nats per token", "") if delta["mean"] is not None else _NO_NUMBER
-        rows.append({"name": name, "interval": drawn, "change": text, **value})
+        rows.append({"name": name, "interval": drawn, "change": text, "breakdown": None, **value})
     return rows
 
 

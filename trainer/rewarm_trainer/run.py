@@ -126,11 +126,15 @@ def prepare_run(
     """
     pins = Pins.model_validate_json(work.pins.read_text()) if work.pins.exists() else None
     if pins and is_prepared(pins, cache):
+        from rewarm_trainer.lineage import remember
+
+        remember(work, pins, cache)
         return pins
     from rewarm_trainer.base import locate
     from rewarm_trainer.corpus.prepare import prepare
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
+    from rewarm_trainer.lineage import inherit, keep_sets, lineage_of, restore_sets
 
     began = time.monotonic()
     earlier = earlier_sources(snapshot, root, cache)
@@ -152,16 +156,24 @@ def prepare_run(
     if handle:
         # Beside every checkpoint lies the tokenizer that it was trained with, its base's.
         handle.save(work.tokenizer)
+    warnings = list(prepared.warnings)
+    if pins:
+        found = pins
+        restore_sets(work, pins, cache)
+    else:
+        lineage = lineage_of(base.pin, snapshot, root, cache)
+        found = inherit(lineage, prepared.pins, prepared, snapshot, work, cache, warnings.append)
+    keep_sets(work, found, cache)
     log = RunLog(work.log)
-    for warning in prepared.warnings:
+    for warning in warnings:
         log.write({"event": "warning", "message": warning})
         progress.event(f"warning: {warning}")
     log.close()
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
     if pins is None:
-        write_bytes(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
-    return pins or prepared.pins
+        write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+    return found
 
 
 def is_prepared(pins: Pins, cache: Path) -> bool:

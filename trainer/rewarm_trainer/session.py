@@ -295,7 +295,7 @@ class Session:
             chosen.name: EvaluationSet(
                 chosen.name, chosen.role, run.pins.sets[chosen.name].digest, open_set(folders[chosen.name], chosen.name)
             )
-            for chosen in run.snapshot.evaluation.sets
+            for chosen in run.pins.evaluation_sets(run.snapshot)
         }
         scorer = Scorer(
             self.losses,

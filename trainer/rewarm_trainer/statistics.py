@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
-TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 RESAMPLES = 10_000
 MINIMUM_DOCUMENTS = 30
 # Drawn at a time: fits a core's cache, and bounds memory at any number of documents. Never changes a number.
@@ -65,10 +64,18 @@ class Delta:
         return Delta(number("mean"), number("low"), number("high"), number("p"), confidence, value.get("documents", 0))
 
 
-def paired_delta(difference: ArrayLike, labels: ArrayLike) -> Delta:
+def paired_delta(
+    difference: ArrayLike,
+    labels: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Delta:
     """The difference of two models over the same documents, with its interval.
 
     `difference`: summed nats of each document, candidate minus baseline; `labels`: scored tokens of each document.
+    `resamples` and `seed` are the bootstrap's; every number that Rewarm reports has the defaults.
     All differences zero give [0, 0] and p = 1. Fewer than two documents with labels have no interval (nan), as do
     differences that are not finite. Raises ValueError for unlike lengths or negative labels.
     """
@@ -77,7 +84,7 @@ def paired_delta(difference: ArrayLike, labels: ArrayLike) -> Delta:
         raise ValueError(f"labels below zero: {n.min()}")
     total = float(n.sum())
     mean = float(d.sum()) / total + 0.0 if total else math.nan
-    return _interval(mean, d, n, n)
+    return ratio_interval(mean, d, n, n, resamples=resamples, seed=seed, confidence=confidence)
 
 
 def share_removed(untreated: ArrayLike, treated: ArrayLike, labels: ArrayLike) -> Delta:
@@ -91,7 +98,7 @@ def share_removed(untreated: ArrayLike, treated: ArrayLike, labels: ArrayLike) -
     t, _ = _same_length(treated, labels)
     if not paired_delta(u, n).low > 0:
         return Delta(math.nan, math.nan, math.nan, math.nan, documents=len(u))
-    return _interval(float((u - t).sum()) / float(u.sum()), u - t, u, n)
+    return ratio_interval(float((u - t).sum()) / float(u.sum()), u - t, u, n)
 
 
 def verdict(delta: Delta) -> Verdict | None:
@@ -113,50 +120,64 @@ def _same_length(first: ArrayLike, second: ArrayLike) -> tuple[Numbers, Numbers]
     return one, two
 
 
-def _interval(ratio: float, top: Numbers, bottom: Numbers, labels: Numbers) -> Delta:
+def ratio_interval(
+    ratio: float,
+    top: Numbers,
+    bottom: Numbers,
+    labels: Numbers,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Delta:
     """The interval of `ratio` = sum(top) / sum(bottom) over documents of `labels` tokens."""
-    documents = len(top)
+    documents, tails = len(top), ((1 - confidence) / 2, (1 + confidence) / 2)
+    unknown_interval = Delta(ratio, math.nan, math.nan, math.nan, confidence, documents)
     if not math.isfinite(ratio) or not np.isfinite(top).all() or not np.isfinite(bottom).all():
-        return Delta(math.nan, math.nan, math.nan, math.nan, documents=documents)
+        return replace(unknown_interval, mean=math.nan)
     if np.count_nonzero(labels) < 2:
-        return Delta(ratio, math.nan, math.nan, math.nan, documents=documents)
+        return unknown_interval
     residual = top - ratio * bottom
     negligible = NO_SPREAD * math.sqrt(float(np.mean(top**2)))
     if math.sqrt(float(np.mean(residual**2))) <= negligible:
         # Every document changed alike: no spread to resample. Beyond the observed value stands nothing, or everything.
-        return Delta(ratio, ratio, ratio, 1.0 if ratio == 0 else 2 / (RESAMPLES + 1), documents=documents)
+        return Delta(ratio, ratio, ratio, 1.0 if ratio == 0 else 2 / (resamples + 1), confidence, documents)
     size = abs(float(bottom.sum()))
     error = math.sqrt(float(np.sum(residual**2))) / size
-    reach = _cluster_reach(residual, labels, size)
-    studentised = _studentised(residual, bottom, negligible)
+    reach = _cluster_reach(residual, labels, size, tails[1])
+    studentised = _studentised(residual, bottom, negligible, resamples, seed)
     low, high = ratio - reach, ratio + reach
     finite = studentised[np.isfinite(studentised)]
     if len(finite):
-        lower, upper = np.quantile(finite, TAILS)
+        lower, upper = np.quantile(finite, tails)
         if (upper - lower) * error > 2 * reach:
             low, high = ratio - float(upper) * error, ratio - float(lower) * error
     observed, unknown = ratio / error, np.count_nonzero(np.isnan(studentised))
     beyond = unknown + min(np.count_nonzero(studentised >= observed), np.count_nonzero(studentised <= observed))
-    p = min(1.0, 2 * (int(beyond) + 1) / (RESAMPLES + 1))
-    return Delta(ratio, low, high, p, documents=documents)
+    p = min(1.0, 2 * (int(beyond) + 1) / (resamples + 1))
+    return Delta(ratio, low, high, p, confidence, documents)
 
 
-def _cluster_reach(residual: Numbers, labels: Numbers, size: float) -> float:
+def freedom_of(labels: Numbers) -> float:
+    """Degrees of freedom of interval (a): Kish's effective number of documents, S^2 / sum(n_i^2), less one."""
+    return float(labels.sum()) ** 2 / float(np.sum(labels**2)) - 1
+
+
+def _cluster_reach(residual: Numbers, labels: Numbers, size: float, upper_tail: float) -> float:
     """Half the width of interval (a): leverage h_i = n_i / S, `se = sqrt(sum (r_i / (1 - h_i))^2) / size`, times the
-    t quantile with S^2 / sum(n_i^2) - 1 degrees of freedom."""
+    t quantile."""
     total = float(labels.sum())
     error = math.sqrt(float(np.sum((residual / (1 - labels / total)) ** 2))) / size
-    freedom = total**2 / float(np.sum(labels**2)) - 1
     # One document that is almost everything leaves almost no freedom, where the quantile has no finite value.
-    quantile = float(stdtrit(freedom, TAILS[1]))
+    quantile = float(stdtrit(freedom_of(labels), upper_tail))
     return error * quantile if math.isfinite(quantile) else math.inf
 
 
-def _studentised(residual: Numbers, bottom: Numbers, negligible: float) -> Numbers:
+def _studentised(residual: Numbers, bottom: Numbers, negligible: float, resamples: int, seed: int) -> Numbers:
     """t* = (delta* - delta) / se* of each bootstrap resample, se* the plain cluster error of the resample.
 
-    Indices are those of `Generator(PCG64(0)).integers(0, n, (10000, n))`, drawn a few resamples at a time: the stream
-    is the same. delta* - delta is sum(r*) / sum(n*), se* the root of the resample's own squared residuals
+    Indices are those of `Generator(PCG64(seed)).integers(0, n, (resamples, n))`, drawn a few resamples at a time: the
+    stream is the same. delta* - delta is sum(r*) / sum(n*), se* the root of the resample's own squared residuals
     r* - (delta* - delta) n* over sum(n*): so sum(n*) cancels but for its sign.
 
     A resample without spread (the same document again and again, or only documents that changed alike) has no finite
@@ -165,11 +186,11 @@ def _studentised(residual: Numbers, bottom: Numbers, negligible: float) -> Numbe
     documents that differ such a resample practically never occurs.
     """
     documents = len(residual)
-    draw = np.random.Generator(np.random.PCG64(0))
+    draw = np.random.Generator(np.random.PCG64(seed))
     at_once = max(1, CHUNK_DRAWS // documents)
-    offset, spread = np.empty(RESAMPLES), np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, at_once):
-        chunk = slice(start, min(start + at_once, RESAMPLES))
+    offset, spread = np.empty(resamples), np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        chunk = slice(start, min(start + at_once, resamples))
         drawn = draw.integers(0, documents, (chunk.stop - chunk.start, documents))
         residuals, bottoms = residual.take(drawn), bottom.take(drawn)
         total, size = residuals.sum(axis=1), bottoms.sum(axis=1)

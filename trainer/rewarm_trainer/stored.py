@@ -29,6 +29,9 @@ _PATTERNS = (
     "pins.json",
     "tokenizer/*",
     "state/prepare.json",
+    "state/chain.json",
+    "state/sets/*/documents.json",
+    "state/sets/*/tokens.bin",
     "state/baseline/*.json",
     "state/final/*.json",
     "log.jsonl",
@@ -36,6 +39,7 @@ _PATTERNS = (
     "state/spool/receipt.json",
     "report.html",
     "model-card.md",
+    "chain.svg",
     "report.json",
 )
 _GROWING = ("log.jsonl", "state/spool/points.jsonl")

@@ -43,6 +43,9 @@ def report_view(report: Mapping[str, Any]) -> list[RenderableType]:
             f"gain {signed(gain['mean'])} (nats per token)"
         )
     )
+    parts += _breakdowns(report)
+    if report.get("chain"):
+        parts.append(Text(_chain(report["chain"])))
     if report["gates"]:
         parts.append(_gates(report))
     promotion = report["promotion"]
@@ -70,7 +73,17 @@ def _plain_table(title: str, columns: tuple[str, ...], words: int) -> Table:
 def _sets(report: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
-    columns = ("set", "role", "documents", "baseline", "final", "delta [95 %]", "stability gap", "verdict")
+    columns = (
+        "set",
+        "role",
+        "documents",
+        "baseline",
+        "final",
+        "bits per byte",
+        "delta [95 %]",
+        "stability gap",
+        "verdict",
+    )
     table = _plain_table(f"{report['run']['name']}: loss in nats per token", columns, words=2)
     for name, item in report["sets"].items():
         verdict = item["verdict"] or "–"
@@ -80,6 +93,7 @@ def _sets(report: Mapping[str, Any]) -> Table:
             str(item["documents"]),
             _loss(item["baseline"]),
             _loss(item["final"]),
+            _loss(item["final"] if item["final"]["loss"] is not None else item["baseline"], "bits_per_byte"),
             interval(item["delta"]),
             _gap(item["stability_gap"]),
             Text(verdict, style=_VERDICT_STYLE.get(verdict, "")),
@@ -87,8 +101,38 @@ def _sets(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _loss(value: Mapping[str, Any]) -> str:
-    return "–" if value["loss"] is None else f"{value['loss']:.4f}"
+def _breakdowns(report: Mapping[str, Any]) -> list[RenderableType]:
+    """A table for each column by which a set was broken down."""
+    from rich.text import Text
+
+    tables: list[RenderableType] = []
+    for name, item in report["sets"].items():
+        for column, groups in (item.get("breakdown") or {}).items():
+            heads = (column, "documents", "bits per byte", "delta [95 %]", "verdict")
+            table = _plain_table(f"{name} by {column}", heads, words=1)
+            for value, group in groups.items():
+                verdict = group["verdict"] or "–"
+                table.add_row(
+                    Text(value or "none given"),
+                    str(group["documents"]),
+                    _loss(group["final"], "bits_per_byte"),
+                    interval(group["delta"]),
+                    Text(verdict, style=_VERDICT_STYLE.get(verdict, "")),
+                )
+            tables.append(table)
+    return tables
+
+
+def _chain(chain: Mapping[str, Any]) -> str:
+    stages = " > ".join(stage["name"] for stage in chain["stages"])
+    return (
+        f"chain {stages}: backward transfer {signed(chain['backwardTransfer'])}, forgetting "
+        f"{signed(chain['forgetting'])}, from best {signed(chain['forgettingFromBest'])} (nats per token)"
+    )
+
+
+def _loss(value: Mapping[str, Any], name: str = "loss") -> str:
+    return "–" if value[name] is None else f"{value[name]:.4f}"
 
 
 def _gap(gap: Mapping[str, Any]) -> str:

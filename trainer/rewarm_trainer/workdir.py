@@ -32,6 +32,7 @@ class WorkFolder:
         self.log = self.root / "log.jsonl"
         self.report = self.root / "report.json"
         self.report_html = self.root / "report.html"
+        self.heat_map = self.root / "chain.svg"
         self.model_card = self.root / "model-card.md"
         self.mlflow = self.root / "mlflow.db"
         self.manifest = self.state / "manifest.json"

@@ -53,6 +53,21 @@ class Mirror:
             storage.delete(f"{key}/{MARKER}")
             log.warning("shared cache: %s; preparing it here instead", error)
 
+    def fetch_file(self, folder: Path, name: str) -> Path | None:
+        """One file of a folder that is too large to bring whole; None where neither cache has it."""
+        target = folder / name
+        if target.exists() or self._storage is None or folder.is_dir():
+            return target if target.exists() else None
+        storage, key = self._storage, self._key(folder)
+        listed = json.loads(storage.get(f"{key}/{MARKER}")) if storage.exists(f"{key}/{MARKER}") else {}
+        if name not in listed:
+            return None
+        alone = self._cache / "files" / listed[name] / name
+        if not alone.exists():
+            alone.parent.mkdir(parents=True, exist_ok=True)
+            storage.get_file(f"{key}/{name}", alone)
+        return alone
+
     def store(self, folder: Path | None) -> None:
         """Gives a finished folder to the others. A shared cache that cannot be written does not stop the run."""
         if self._storage is None or folder is None:

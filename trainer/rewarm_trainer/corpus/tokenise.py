@@ -26,6 +26,7 @@ from rewarm_trainer.corpus.records import HELD_OUT, TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan, UnitScan
 from rewarm_trainer.corpus.sets import SetDocument, write_set
 from rewarm_trainer.corpus.shards import Index, ShardWriter, blocks, dtype_for, write_index
+from rewarm_trainer.corpus.texts import write_texts
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.files import publish_folder, write_json
 
@@ -152,6 +153,8 @@ def tokenise(
     documents = folder_of(set_address(scan, tokenizer), "sets", cache) if held_out else None
     for folder in (source, documents):
         mirror.fetch(folder)
+    if source is not None and source.is_dir():
+        write_texts(scan, source)
     wanted = [int(TRAIN)] if source is not None and not source.is_dir() else []
     wanted += [int(HELD_OUT)] if documents is not None and not documents.is_dir() else []
     if not wanted:
@@ -203,6 +206,7 @@ def join_source(scan: SourceScan, works: list[Work], tokenizer: TokenizerHandle,
         digest=scan.digest,
     )
     write_index(place, index)
+    write_texts(scan, place)
 
 
 def join_set(scan: SourceScan, works: list[Work], tokenizer: TokenizerHandle, place: Path) -> None:
