@@ -30,6 +30,7 @@ _PATTERNS = (
     "tokenizer/*",
     "state/prepare.json",
     "state/baseline/*.json",
+    "state/looks/*/*.json",
     "state/final/*.json",
     "log.jsonl",
     "state/spool/points.jsonl",
