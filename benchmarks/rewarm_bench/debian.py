@@ -82,9 +82,9 @@ def _text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def manual(names: tuple[str, ...], folder: Path, language: Language) -> Iterator[Document]:
+def manual(names: tuple[str, ...], folder: Path, language: Language, characters: int) -> Iterator[Document]:
     """Prose of the packages' pages in one language; a page's documents share its name as their origin."""
-    prose = Prose(language)
+    prose = Prose(language, characters)
     for package in packages(names, folder):
         for page, source in pages(package):
             text = roff.paragraphs(source)
@@ -98,9 +98,9 @@ def in_language(paragraph: str, language: Language) -> bool:
     return german > english if language == GERMAN else english >= german
 
 
-def english(folder: Path) -> Iterator[Document]:
-    yield from manual(ENGLISH_PACKAGES, folder, ENGLISH)
+def english(folder: Path, characters: int) -> Iterator[Document]:
+    yield from manual(ENGLISH_PACKAGES, folder, ENGLISH, characters)
 
 
-def german(folder: Path) -> Iterator[Document]:
-    yield from manual(GERMAN_PACKAGES, folder, GERMAN)
+def german(folder: Path, characters: int) -> Iterator[Document]:
+    yield from manual(GERMAN_PACKAGES, folder, GERMAN, characters)

@@ -63,8 +63,8 @@ def is_prose(paragraph: str, language: Language = ENGLISH) -> bool:
 class Prose:
     """Paragraphs of prose, each kept once in the whole corpus, packed into documents of one origin."""
 
-    def __init__(self, language: Language = ENGLISH) -> None:
-        self._language = language
+    def __init__(self, language: Language = ENGLISH, characters: int = PROSE_CHARACTERS) -> None:
+        self._language, self._characters = language, characters
         self._seen: set[bytes] = set()
 
     def paragraphs(self, text: str) -> Iterator[str]:
@@ -77,7 +77,7 @@ class Prose:
 
     def documents(self, origin: str, texts: Iterable[str]) -> Iterator[Document]:
         paragraphs = [paragraph for text in texts for paragraph in self.paragraphs(text)]
-        yield from packed(origin, paragraphs, PROSE_CHARACTERS, "\n\n")
+        yield from packed(origin, paragraphs, self._characters, "\n\n")
 
 
 def packed(origin: str, pieces: Iterable[str], characters: int, joint: str) -> Iterator[Document]:

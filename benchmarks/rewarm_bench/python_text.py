@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from rewarm_bench.documents import Document, Prose, packed
+from rewarm_bench.documents import PROSE_CHARACTERS, Document, Prose, packed
 
 # Tests and demonstrations, other people's packages, and generated tables (the codecs).
 EXCLUDED = {
@@ -54,11 +54,11 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
                 yield inspect.cleandoc(text)
 
 
-def general() -> Iterator[Document]:
-    """The general domain: topics of the language reference, then docstrings by module."""
+def general(characters: int = PROSE_CHARACTERS) -> Iterator[Document]:
+    """English prose: topics of the language reference, then docstrings by module."""
     from pydoc_data.topics import topics
 
-    prose = Prose()
+    prose = Prose(characters=characters)
     for name, text in sorted(topics.items()):
         yield from prose.documents(f"topic {name}", [text])
     for name, source in modules():
@@ -96,14 +96,14 @@ def _column(lines: list[str], row: int, offset: int) -> int:
     return len(lines[row - 1].encode()[:offset].decode())
 
 
-def definitions(source: str) -> Iterator[str]:
+def definitions(source: str, characters: int = CODE_CHARACTERS) -> Iterator[str]:
     """A module cut before each of its top-level statements, and before each member of a long class."""
     lines = source.splitlines(keepends=True)
     starts = []
     for node in ast.parse(source).body:
         starts.append(_first_line(node))
         length = sum(map(len, lines[node.lineno - 1 : node.end_lineno]))
-        if isinstance(node, ast.ClassDef) and length > CODE_CHARACTERS:
+        if isinstance(node, ast.ClassDef) and length > characters:
             starts += map(_first_line, node.body[1:])
     edges = [0, *sorted(set(starts) - {0}), len(lines)]
     for begin, end in pairwise(edges):
@@ -121,13 +121,13 @@ def is_table(text: str) -> bool:
     return sum(character.isdigit() for character in text) > 0.15 * len(text)
 
 
-def code() -> Iterator[Document]:
-    """The new domain: one document a module; long modules cut between definitions."""
+def code(characters: int = CODE_CHARACTERS) -> Iterator[Document]:
+    """Source code: one document a module; long modules cut between definitions."""
     seen: set[bytes] = set()
     for name, source in modules():
         try:
             program = without_words(source)
-            pieces = [program] if len(program) <= CODE_CHARACTERS else list(definitions(program))
+            pieces = [program] if len(program) <= characters else list(definitions(program, characters))
         except (SyntaxError, tokenize.TokenError):
             continue
         fresh = []
@@ -136,4 +136,4 @@ def code() -> Iterator[Document]:
             if key not in seen and len(piece) <= LARGEST_PIECE and not is_table(piece):
                 seen.add(key)
                 fresh.append(piece)
-        yield from packed(name, fresh, CODE_CHARACTERS, "")
+        yield from packed(name, fresh, characters, "")
