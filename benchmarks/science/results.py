@@ -155,8 +155,13 @@ def peak(looks: list[Look]) -> Look:
 
 
 def early_peak(share: float) -> Callable[[list[Look]], Look]:
-    """The highest look in the first `share` of the run."""
-    return lambda looks: peak([look for look in looks if look.tokens <= share * looks[-1].tokens])
+    """The highest look up to the one at `share` of the run (marks fire after the first step beyond them)."""
+
+    def choose(looks: list[Look]) -> Look:
+        mark = next(look.tokens for look in looks if look.tokens >= share * looks[-1].tokens)
+        return peak([look for look in looks if look.tokens <= mark])
+
+    return choose
 
 
 def curves(runs: Runs, name: str) -> tuple[Numbers, Numbers]:

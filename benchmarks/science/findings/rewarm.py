@@ -30,7 +30,7 @@ CLAIMS = (
         "warmup-end",
         f"The length of the warm-up (0, 1 or 5 % of the run) does not matter for the end: final losses on the new text "
         f"differ by less than {MARGIN} nats per token.",
-        f"{GUPTA}, experiments on the warm-up; {IBRAHIM}, section 6.1.1",
+        f"{GUPTA}; {IBRAHIM}, section 6.1.1",
         Within(-MARGIN, MARGIN),
         "no effect for 0, 0.5, 1, 2 %",
     ),

@@ -30,14 +30,14 @@ CLAIMS = (
     Claim(
         "visible",
         "With replay the loss on the old text first rises by more than 0.05 nats per token (highest look).",
-        f"{PAPER}, section 2: accuracy drops, then recovers",
+        f"{PAPER}: task accuracy drops, then recovers",
         Above(0.05),
         "a drop in the first 5B of 50B tokens",
     ),
     Claim(
         "recovers",
         "With 25 and 50 % of replay more than half of that rise is gone at the end of the run.",
-        f"{PAPER}, section 2",
+        PAPER,
         Above(0.5),
         "recovers within the run",
     ),
@@ -50,14 +50,14 @@ CLAIMS = (
     Claim(
         "early",
         "With replay the peak lies in the first quarter of the run.",
-        f"{PAPER}, section 2",
+        PAPER,
         Below(0.25),
         "in the first tenth",
     ),
     Claim(
         "shallower",
         "More replay makes the gap shallower: each step 5, 25, 50 % lowers the highest look.",
-        f"{PAPER}, section 3: a pretraining-like mixture",
+        f"{PAPER}, third strategy: a pretraining-like mixture",
         Below(),
     ),
 )
