@@ -14,6 +14,7 @@ from pathlib import Path
 
 # Also puts the shared package on the path.
 from corpora import write
+
 from rewarm_bench import product
 
 ROOT = product.ROOT

@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import arms
+from rich.console import Console
+from rich.table import Table
+
 from rewarm_bench.effects import removed_fraction
 from rewarm_bench.pages import percent, words
 from rewarm_bench.product import delta, per_document, report
-from rich.console import Console
-from rich.table import Table
 
 
 def table(folder: Path) -> Table:

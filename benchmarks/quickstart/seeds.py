@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import arms
+
 from rewarm_bench import pages
 from rewarm_bench.effects import Estimate, mean_delta, removed_fraction
 from rewarm_bench.pages import percent, words

@@ -64,8 +64,8 @@ def per_document(workdir: Path, name: str, look: Path | None = None) -> PerDocum
     count = len(later["hashes"])
     if baseline["hashes"][:count] != later["hashes"]:
         raise ValueError(f"{workdir}: baseline and later look of {name} scored different documents")
-    nats = [np.array(item["nats"], dtype=np.float64)[:count] for item in (baseline, later)]
-    return PerDocument(tuple(later["hashes"]), *nats, np.array(later["labels"], dtype=np.float64))
+    before, after = (np.array(item["nats"], dtype=np.float64)[:count] for item in (baseline, later))
+    return PerDocument(tuple(later["hashes"]), before, after, np.array(later["labels"], dtype=np.float64))
 
 
 def delta(facts: dict[str, Any], name: str) -> Estimate:

@@ -112,7 +112,7 @@ def definitions(source: str, characters: int = CODE_CHARACTERS) -> Iterator[str]
 
 def _first_line(node: ast.stmt) -> int:
     """Counted from 0, decorators included."""
-    decorators = getattr(node, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
 
 

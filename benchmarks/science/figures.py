@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rewarm_bench.effects import Estimate
 
+from rewarm_bench.effects import Estimate
 from science.results import Runs, curves
 
 Panel = Callable[[Axes], None]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from matplotlib.axes import Axes
-from rewarm_bench.effects import Estimate
 
+from rewarm_bench.effects import Estimate
 from science.arms import Arm
 from science.claims import Claim
 from science.recipes import Setting

@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
-from rewarm_bench import product
 
+from rewarm_bench import product
 from science.arms import Arm
 from science.corpora import prepare
 from science.results import Run

@@ -9,7 +9,6 @@ from rewarm_bench import pages
 from rewarm_bench.documents import Corpus
 from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import words
-
 from science.claims import Claim, verdict
 from science.finding import Finding, Measured
 from science.models import SIZES

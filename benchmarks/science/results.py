@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rewarm_bench import product
 from rewarm_bench.effects import Estimate, PerDocument
-
 from rewarm_trainer.statistics import Delta
 from rewarm_trainer.statistics_seeds import hierarchical_interval, hierarchical_ratio
 

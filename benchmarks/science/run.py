@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rewarm_bench.pages import replace_in
 from rewarm_bench.product import ROOT
-
 from science import figures, page
 from science.finding import Finding, Results
 from science.findings import FINDINGS

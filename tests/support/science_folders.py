@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+
 from science.results import Run
 
 STEPS, BATCH, DOCUMENTS, LOOKED = 100, 2_048, 60, 40

@@ -13,7 +13,6 @@ from typing import Any
 
 from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import words
-
 from science import figures
 from science.arms import Arm
 from science.claims import Above, Below, Claim, Within

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import words
-
 from science import figures
 from science.arms import Arm
 from science.claims import Above, Below, Claim, Within

@@ -10,9 +10,9 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+
 from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import percent, words
-
 from science import figures
 from science.arms import Arm
 from science.claims import Above, Below, Claim

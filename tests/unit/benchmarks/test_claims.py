@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rewarm_bench.effects import Estimate
 from science.claims import Above, Below, Claim, Verdict, Within, verdict
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 
 import pytest
+
 from rewarm_bench.documents import Prose, is_prose, packed
 from rewarm_bench.python_text import definitions, docstrings, is_table, without_words
 

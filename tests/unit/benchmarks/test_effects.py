@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rewarm_bench.effects import PerDocument, mean_delta, removed_fraction
 
 

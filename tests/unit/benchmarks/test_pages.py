@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from rewarm_bench import pages
 from rewarm_bench.effects import Estimate
 

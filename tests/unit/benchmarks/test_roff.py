@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rewarm_bench import roff
 from rewarm_bench.debian import in_language
 from rewarm_bench.documents import ENGLISH, GERMAN, Prose, is_prose

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from science_folders import Law, write_run
+
+from rewarm_api.manifest import load_yaml
+from rewarm_api.validate import validate
 from science import figures, page
 from science.arms import Arm
 from science.claims import Verdict, verdict
@@ -15,10 +19,6 @@ from science.finding import Finding, Measured, Results
 from science.findings import FINDINGS
 from science.models import SIZES
 from science.recipes import REHEARSAL, Setting, base, continued
-from science_folders import Law, write_run
-
-from rewarm_api.manifest import load_yaml
-from rewarm_api.validate import validate
 
 TEXTS = {name: f"digest of {name}" for name in NAMES}
 findings = pytest.mark.parametrize("finding", FINDINGS.values(), ids=FINDINGS)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from science_folders import BATCH, LOOKED, STEPS, Law, write_run
+
 from rewarm_bench.effects import Estimate
 from science import results
 from science.results import Run
-from science_folders import BATCH, LOOKED, STEPS, Law, write_run
 
 
 def seeds(root: Path, name: str, law: Law, noise: float = 0.02, **others: Law) -> list[Run]:
