@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,27 @@ from rewarm_bench.effects import Estimate, PerDocument
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> list[str]:
-    """`rewarm run` of this interpreter's installation."""
-    words = [sys.executable, "-m", "rewarm_cli", "run", str(manifest), "--workdir", str(workdir)]
+def command(verb: str, manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> list[str]:
+    """`rewarm VERB FILE --workdir DIR` of this interpreter's installation."""
+    words = [sys.executable, "-m", "rewarm_cli", verb, str(manifest), "--workdir", str(workdir)]
     for change in changes:
         words += ["--set", change]
     return words
 
 
-def run(
-    manifest: Path,
-    workdir: Path,
-    changes: Iterable[str] = (),
-    *,
-    environment: Mapping[str, str] | None = None,
-    log: Path | None = None,
-) -> int:
-    """One `rewarm run`; a finished or interrupted one is taken up again. Its exit code.
+def run(manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> int:
+    """One `rewarm run` that reports to standard error; a finished or interrupted one is taken up again. Its exit
+    code."""
+    return subprocess.run(command("run", manifest, workdir, changes), stdout=subprocess.DEVNULL).returncode
 
-    `log`: a file for what it says; without one it goes to this process's standard error.
-    """
-    given = {**os.environ, **(environment or {})}
-    words = command(manifest, workdir, changes)
-    if log is None:
-        return subprocess.run(words, stdout=subprocess.DEVNULL, env=given).returncode
-    log.parent.mkdir(parents=True, exist_ok=True)
+
+def run_logged(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> tuple[int, float]:
+    """A command that says everything into `log`, appended: (exit code, processor seconds of all its processes)."""
     with open(log, "ab") as file:
-        return subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=given).returncode
+        child = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode, used.ru_utime + used.ru_stime
 
 
 def report(workdir: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from science.results import Run
 
 
 class Lab:
-    """Arms run once each; `jobs` of them at a time, each on one thread."""
+    """Arms run once each, `jobs` of them at a time; the cores are divided among them unless OMP_NUM_THREADS says."""
 
     def __init__(self, root: Path, jobs: int = 1) -> None:
         self.root, self.jobs = root.resolve(), jobs
@@ -42,19 +42,19 @@ class Lab:
         if not missing:
             return
         print(f"{len(order)} runs, {len(order) - len(missing)} of them finished", file=sys.stderr, flush=True)
-        # Bases were submitted first, so an arm never waits for one that has no worker.
+        # What is needed was submitted first, so an arm never waits for one that has no worker.
         waiting: dict[Path, Future[None]] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
-            for folder, arm in sorted(missing.items(), key=lambda item: len(list(item[1].lineage()))):
-                base = waiting.get(self.folder(arm.base)) if arm.base else None
-                waiting[folder] = pool.submit(self._train, folder, arm, base)
+            for folder, arm in sorted(missing.items(), key=lambda item: item[1].depth()):
+                needed = [waiting[each] for each in map(self.folder, arm.needs()) if each in waiting]
+                waiting[folder] = pool.submit(self._train, folder, arm, needed)
         for future in waiting.values():
             future.result()
 
-    def _train(self, folder: Path, arm: Arm, base: Future[None] | None) -> None:
+    def _train(self, folder: Path, arm: Arm, needed: list[Future[None]]) -> None:
         try:
-            if base is not None:
-                base.result()
+            for other in needed:
+                other.result()
             if self._stopped.is_set():
                 raise SystemExit(f"{folder.name}: not run, because another one failed")
             self._rewarm(folder, arm)
@@ -66,15 +66,24 @@ class Lab:
         manifest = self.root / "manifests" / f"{folder.name}.yaml"
         manifest.write_text(yaml.safe_dump(arm.manifest(self._texts), sort_keys=False))
         log = self.root / "logs" / f"{folder.name}.log"
-        print(f"rewarm run {manifest} --workdir {folder}", file=sys.stderr, flush=True)
+        print(f"rewarm {arm.verb} {manifest} --workdir {folder}", file=sys.stderr, flush=True)
         # One database, so that MLflow shows all arms side by side; no part of the arm, so no part of its key.
         tracking = (f"spec.tracking.uri=sqlite:///{self.root}/mlflow.db", "spec.tracking.experiment=science")
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        words = product.command(arm.verb, manifest, folder, tracking if arm.verb == "run" else ())
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.jobs))
         environment = {"XDG_CACHE_HOME": str(self.root / "cache"), "OMP_NUM_THREADS": threads}
-        code = product.run(manifest, folder, tracking, environment=environment, log=log)
+        code, used = product.run_logged(words, log, environment)
+        with open(log.with_suffix(".seconds"), "a") as file:
+            file.write(f"{used:.1f}\n")
         if code or not finished(folder):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise SystemExit(f"{tail}\n{manifest}: rewarm run ended with {code}; all of it in {log}")
+            raise SystemExit(f"{tail}\n{manifest}: rewarm {arm.verb} ended with {code}; all of it in {log}")
+
+    def seconds(self, arms: Iterable[Arm]) -> float:
+        """Processor seconds that these arms took, with all that they need and every attempt; each run once."""
+        folders = {self.folder(each) for arm in arms for each in arm.lineage()}
+        files = (self.root / "logs" / f"{folder.name}.seconds" for folder in folders)
+        return sum(float(line) for file in files if file.exists() for line in file.read_text().split())
 
     def folder(self, arm: Arm) -> Path:
         return self.root / "runs" / arm.folder(self._texts)
@@ -85,4 +94,4 @@ class Lab:
 
 def finished(folder: Path) -> bool:
     report = folder / "report.json"
-    return report.exists() and json.loads(report.read_text())["outcome"] == "Succeeded"
+    return report.exists() and json.loads(report.read_text()).get("outcome", "Succeeded") == "Succeeded"

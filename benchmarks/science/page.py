@@ -48,7 +48,7 @@ def provenance(setting: Setting, seconds: float) -> str:
     return (
         f"{parameters / 1e6:.2f}M parameters; base {setting.base_tokens / 1e6:g}M tokens, each continuation "
         f"{setting.tokens / 1e6:g}M; seeds {', '.join(map(str, setting.seeds))}, each with a base of its own; nats per "
-        f"token, 95 % intervals over seeds and documents; {seconds / 60:.0f} minutes of runs on one thread each."
+        f"token, 95 % intervals over seeds and documents; {seconds / 60:.0f} minutes of processor time, bases included."
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from science.arms import Arm
+from science.arms import CORPORA, Arm, merged
 from science.corpora import GENERAL, LICENSES, NAMES
 from science.models import SIZES, VOCABULARY
 
@@ -37,13 +37,13 @@ class Setting:
 
 
 # A rehearsal goes through every step in minutes and measures nothing worth writing down.
-REHEARSAL = Setting(seeds=(1, 2), base_tokens=40_000, tokens=40_000, held_out=40)
+REHEARSAL = Setting(seeds=(1, 2), base_tokens=20_000, tokens=20_000, held_out=40)
 
 
 def source(name: str) -> dict[str, Any]:
     return {
         "name": name,
-        "uri": f"../corpora/{name}.jsonl",
+        "uri": f"{CORPORA}{name}.jsonl",
         "format": "JsonLines",
         "groupField": "origin",
         "license": LICENSES[name],
@@ -115,10 +115,12 @@ def continued(
 ) -> Arm:
     """A run that continues `on` with the text `new`, replaying `ratio` of what is `retained`.
 
-    `lines` are further lines of the spec (a method, phases, gates); `run` further lines of `baseModel.run`.
+    `lines` are further lines of the spec, merged block by block (a method, phases, an adaptation); `run` further lines
+    of `baseModel.run` (checkpoint, anneal).
     """
     old = [each for each in retained if each != new]
     spec: dict[str, Any] = {
+        "baseModel": {"run": {"path": on, **(run or {})}},
         "corpus": {"sources": [source(new)]},
         "schedule": dict(schedule or cosine(setting)),
         **_rest(setting, seed, setting.tokens, BATCH),
@@ -126,7 +128,7 @@ def continued(
     }
     if old:
         spec["replay"] = {"ratio": ratio, "sources": [source(each) for each in old]}
-    return Arm(f"{name}-s{seed}", {**spec, **(lines or {})}, on, run or {})
+    return Arm(f"{name}-s{seed}", merged(spec, lines or {}))
 
 
 def _evaluation(setting: Setting, every: str, look: int) -> dict[str, Any]:

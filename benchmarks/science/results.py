@@ -7,7 +7,7 @@ A contrast pairs the same documents under two arms of the same seed; the interva
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,12 +169,6 @@ def curves(runs: Runs, name: str) -> tuple[Numbers, Numbers]:
     every = [run.looks(name) for run in runs]
     tokens = np.array([0.0, *(look.tokens for look in every[0])])
     return tokens, np.array([[0.0, *(look.rise for look in looks)] for looks in every])
-
-
-def seconds(results: Sequence[Mapping[str, Run]]) -> float:
-    """What the runs themselves say they took, all of them together."""
-    folders = {run.folder: run for arms in results for run in arms.values()}
-    return sum(sum(run.report()["throughput"]["seconds"].values()) for run in folders.values())
 
 
 def _paired(one: PerDocument, other: PerDocument) -> tuple[Numbers, Numbers]:

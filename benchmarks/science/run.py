@@ -27,7 +27,6 @@ from science.findings import FINDINGS
 from science.lab import Lab
 from science.models import SIZES
 from science.recipes import REHEARSAL, Setting
-from science.results import seconds
 
 
 def reproduce(finding: Finding, setting: Setting, lab: Lab, docs: Path) -> None:
@@ -36,13 +35,14 @@ def reproduce(finding: Finding, setting: Setting, lab: Lab, docs: Path) -> None:
     print(f"\n── {finding.title}, {setting.size}, {len(setting.seeds)} seeds ──", file=sys.stderr, flush=True)
     arms = [finding.arms(setting, seed) for seed in setting.seeds]
     # Seed by seed within a generation: what is stopped early has whole seeds.
-    lab.run(arm for seed in arms for arm in seed.values())
+    every = [arm for seed in arms for arm in seed.values()]
+    lab.run(every)
     results = [{name: lab.result(arm) for name, arm in seed.items()} for seed in arms]
     measured = finding.measure(Results(results), setting)
     key = section_key(finding, setting)
     picture = Path("images") / f"science-{key}.svg"
     figures.save(docs / picture, measured.panels)
-    text = page.section(finding, setting, measured, picture.as_posix(), seconds(results))
+    text = page.section(finding, setting, measured, picture.as_posix(), lab.seconds(every))
     page.save(docs / "science.md", key, text)
     replace_in(docs / "science.md", *page.marks("corpora"), page.corpora(lab.corpora))
     print(f"{text}\n\nwritten into {docs / 'science.md'} after {time.monotonic() - began:.0f} s", flush=True)

@@ -34,7 +34,6 @@ def write_run(folder: Path, laws: Mapping[str, Law], seed: int = 0, noise: float
         "outcome": "Succeeded",
         "tokens": {"trained": STEPS * BATCH},
         "checkpoint": {"step": STEPS},
-        "throughput": {"seconds": {"train": 60.0, "evaluate": 30.0}},
     }
     (folder / "report.json").write_text(json.dumps(facts))
     return Run(folder)
