@@ -8,7 +8,7 @@ BIN := .venv/bin
 # A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: dashboards help setup quickstart test test-fast lint format crds requirements clean
+.PHONY: dashboards help setup quickstart science test test-fast lint format crds requirements clean
 .PHONY: cluster-tools cluster-up cluster-images cluster-example cluster-down test-cluster
 
 help: ## list the targets
@@ -19,6 +19,10 @@ setup: ## make .venv with everything, pinned by hash; again and again without ha
 
 quickstart: setup ## base, then continual runs without and with replay, on real text: one table (under 8 minutes, 2 cores)
 	$(BIN)/python benchmarks/quickstart/run.py --workdir quickstart
+
+# NAME: one finding, or several; none: all. Stopped, it goes on where it was; SIZE=2M: another model.
+science: setup ## reproduce the papers' findings on real text: NAME=replay (each under 40 minutes on 2 cores), or all
+	$(BIN)/python benchmarks/science/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --workdir science
 
 test: setup lint ## everything: lint, unit and integration tests (under 15 minutes on 2 cores)
 	$(TEST) -m "not cluster and not e2e" tests
@@ -75,5 +79,5 @@ cluster-down: ## take it down; leaves nothing behind
 test-cluster: setup ## integration and end-to-end tests on a real cluster, with all their set-up (under 45 minutes, as root)
 	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test
 
-clean: ## remove what was made here (.venv, caches, quickstart, runs)
-	rm -rf .venv quickstart runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+clean: ## remove what was made here (.venv, caches, quickstart, science, runs)
+	rm -rf .venv quickstart science runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

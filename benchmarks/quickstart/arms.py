@@ -7,19 +7,17 @@ corpora ──> base (scratch, general) ──┬─> without   code, no replay
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+# Also puts the shared package on the path.
 from corpora import write
-from effects import Estimate, PerDocument
 
-ROOT = Path(__file__).resolve().parents[2]
+from rewarm_bench import product
+
+ROOT = product.ROOT
 NEW, OLD = "code", "general"
 
 
@@ -44,8 +42,9 @@ def prepare(folder: Path) -> None:
     """Write the corpora unless they stand there."""
     corpora = folder / "corpora"
     if not all((corpora / f"{name}.jsonl").exists() for name in (NEW, OLD)):
-        for name, (documents, size) in write(corpora).items():
-            print(f"corpus {name}: {documents} documents, {size / 1e6:.2f} MB of text", file=sys.stderr)
+        for name, corpus in write(corpora).items():
+            size = f"{corpus.documents} documents, {corpus.text_bytes / 1e6:.2f} MB of text"
+            print(f"corpus {name}: {size}", file=sys.stderr)
 
 
 def run(arm: Arm, folder: Path, corpora: Path, extra: Sequence[str] = ()) -> Path:
@@ -58,49 +57,8 @@ def run(arm: Arm, folder: Path, corpora: Path, extra: Sequence[str] = ()) -> Pat
     # One database, so that MLflow shows the arms side by side.
     changes += [f"spec.tracking.uri=sqlite:///{folder.resolve()}/mlflow.db", "spec.tracking.experiment=quickstart"]
     workdir = folder / arm.name
-    command = [
-        sys.executable,
-        "-m",
-        "rewarm_cli",
-        "run",
-        str(ROOT / "examples" / arm.manifest),
-        "--workdir",
-        str(workdir),
-    ]
-    for change in (*changes, *arm.changes, *extra):
-        command += ["--set", change]
     print(f"\n── {arm.title}: rewarm run examples/{arm.manifest} ──", file=sys.stderr, flush=True)
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    code = product.run(ROOT / "examples" / arm.manifest, workdir, (*changes, *arm.changes, *extra))
     if code:
         raise SystemExit(code)
     return workdir
-
-
-def report(workdir: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((workdir / "report.json").read_text())
-    return loaded
-
-
-def per_document(workdir: Path, name: str) -> PerDocument:
-    """What a run measured on each document of one set, before and after."""
-    baseline, final = (
-        json.loads((workdir / "state" / kind / f"{name}.json").read_text()) for kind in ("baseline", "final")
-    )
-    if baseline["hashes"] != final["hashes"]:
-        raise ValueError(f"{workdir}: baseline and final of {name} scored different documents")
-    nats = [np.array(item["nats"], dtype=np.float64) for item in (baseline, final)]
-    return PerDocument(tuple(final["hashes"]), *nats, np.array(final["labels"], dtype=np.float64))
-
-
-def delta(facts: dict[str, Any], name: str) -> Estimate:
-    """Final minus baseline of one set, as the run's own report has it."""
-    value = facts["sets"][name]["delta"]
-    return Estimate(value["mean"], value["low"], value["high"])
-
-
-def words(estimate: Estimate, digits: int = 3) -> str:
-    return f"{estimate.value:+.{digits}f} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
-
-
-def percent(estimate: Estimate) -> str:
-    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 import arms
-from effects import removed_fraction
 from rich.console import Console
 from rich.table import Table
+
+from rewarm_bench.effects import removed_fraction
+from rewarm_bench.pages import percent, words
+from rewarm_bench.product import delta, per_document, report
 
 
 def table(folder: Path) -> Table:
@@ -28,13 +31,13 @@ def table(folder: Path) -> Table:
     for column in (f"gain on {arms.NEW} (new)", f"forgetting on {arms.OLD} (old)", "tokens new", "tokens old"):
         result.add_column(column, justify="right")
     for arm in arms.ARMS:
-        facts = arms.report(folder / arm.name)
+        facts = report(folder / arm.name)
         tokens = facts["tokens"]["by_source"]
-        gain, forgetting = arms.delta(facts, arms.NEW).negative, arms.delta(facts, arms.OLD)
+        gain, forgetting = delta(facts, arms.NEW).negative, delta(facts, arms.OLD)
         result.add_row(
             arm.title,
-            arms.words(gain),
-            arms.words(forgetting),
+            words(gain),
+            words(forgetting),
             f"{tokens.get(arms.NEW, 0):,}",
             f"{tokens.get(arms.OLD, 0):,}",
         )
@@ -43,19 +46,19 @@ def table(folder: Path) -> Table:
 
 def verdict(folder: Path) -> list[str]:
     """What the table means, in sentences that follow from its numbers."""
-    without, replay, control = ([arms.per_document(folder / arm.name, arms.OLD)] for arm in arms.ARMS)
-    forgot = arms.delta(arms.report(folder / "without"), arms.OLD)
+    without, replay, control = ([per_document(folder / arm.name, arms.OLD)] for arm in arms.ARMS)
+    forgot = delta(report(folder / "without"), arms.OLD)
     if forgot.low <= 0:
         return ["Without replay nothing was forgotten beyond the interval: there is nothing for replay to remove."]
     removed = removed_fraction(without, replay)
-    lines = [f"Replay removed {arms.percent(removed)} of the forgetting (paired bootstrap over documents)."]
-    alone = arms.delta(arms.report(folder / "control"), arms.OLD)
+    lines = [f"Replay removed {percent(removed)} of the forgetting (paired bootstrap over documents)."]
+    alone = delta(report(folder / "control"), arms.OLD)
     if alone.high < 0:
         against = removed_fraction(without, replay, control)
         lines.append(
             f"The small base is undertrained: general text alone still improves it by {-alone.value:.3f}, so replay "
             f"also trains it. Measured from that control arm instead of the base, replay removed "
-            f"{arms.percent(against)}."
+            f"{percent(against)}."
         )
     return lines
 

@@ -14,7 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import arms
-from effects import Estimate, mean_delta, removed_fraction
+
+from rewarm_bench import pages
+from rewarm_bench.effects import Estimate, mean_delta, removed_fraction
+from rewarm_bench.pages import percent, words
+from rewarm_bench.product import per_document
 
 PAGE = arms.ROOT / "docs" / "quickstart.md"
 BEGIN, END = "<!-- seeds.py writes from here -->", "<!-- to here -->"
@@ -25,29 +29,28 @@ def rows(folders: Sequence[Path]) -> list[tuple[str, Estimate, Estimate]]:
     return [
         (
             arm.title,
-            mean_delta([arms.per_document(folder / arm.name, arms.NEW) for folder in folders]).negative,
-            mean_delta([arms.per_document(folder / arm.name, arms.OLD) for folder in folders]),
+            mean_delta([per_document(folder / arm.name, arms.NEW) for folder in folders]).negative,
+            mean_delta([per_document(folder / arm.name, arms.OLD) for folder in folders]),
         )
         for arm in arms.ARMS
     ]
 
 
 def removed(folders: Sequence[Path], *, from_control: bool = False) -> Estimate:
-    without, replay, control = (
-        [arms.per_document(folder / arm.name, arms.OLD) for folder in folders] for arm in arms.ARMS
-    )
+    without, replay, control = ([per_document(folder / arm.name, arms.OLD) for folder in folders] for arm in arms.ARMS)
     return removed_fraction(without, replay, control if from_control else None)
 
 
 def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
     lines = [
-        f"| continued on | gain on {arms.NEW} (new) | forgetting on {arms.OLD} (old) |",
-        "|---|---|---|",
-        *(f"| {title} | {arms.words(gain)} | {arms.words(forgetting)} |" for title, gain, forgetting in rows(folders)),
+        pages.table(
+            ("continued on", f"gain on {arms.NEW} (new)", f"forgetting on {arms.OLD} (old)"),
+            [(title, words(gain), words(forgetting)) for title, gain, forgetting in rows(folders)],
+        ),
         "",
-        f"Replay removed **{arms.percent(removed(folders))}** of the forgetting; measured from the control arm instead "
-        f"of the base, {arms.percent(removed(folders, from_control=True))}. Each seed by itself, from the base: "
-        + ", ".join(f"{seed}: {arms.percent(removed([folder]))}" for seed, folder in zip(seeds, folders, strict=True))
+        f"Replay removed **{percent(removed(folders))}** of the forgetting; measured from the control arm instead "
+        f"of the base, {percent(removed(folders, from_control=True))}. Each seed by itself, from the base: "
+        + ", ".join(f"{seed}: {percent(removed([folder]))}" for seed, folder in zip(seeds, folders, strict=True))
         + ".",
         "",
         f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), each with a base of its own; nats per token; "
@@ -55,14 +58,6 @@ def markdown(seeds: Sequence[int], folders: Sequence[Path]) -> str:
         f"Python {platform.python_version()}, {platform.machine()}.",
     ]
     return "\n".join(lines)
-
-
-def write_page(text: str) -> None:
-    """Replace what stands between the two marks of docs/quickstart.md."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 def main() -> None:
@@ -76,7 +71,7 @@ def main() -> None:
         for arm in (arms.BASE, *arms.ARMS):
             arms.run(arm, folder, given.workdir / "corpora", (f"spec.training.seed={seed}",))
     text = markdown(given.seeds, folders)
-    write_page(text)
+    pages.replace_in(PAGE, BEGIN, END, text)
     print(text)
     print(f"\nwritten into {PAGE}", file=sys.stderr)
 

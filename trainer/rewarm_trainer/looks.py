@@ -148,6 +148,8 @@ class Looks:
         for name, chosen in self.sets.items():
             count = evaluation.within(chosen.documents, self._scorer.bos, self._look_tokens)
             scores[name] = self._score(name, count)
+            if self._scorer.rank == 0:
+                write_json(self._state / "looks" / f"step-{step:08d}" / f"{name}.json", scores[name].to_json())
         return self._line(step, tokens, scores, full=False, began=began)
 
     def final(self, model: nn.Module, step: int, tokens: int) -> dict[str, Any]:

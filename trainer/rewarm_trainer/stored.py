@@ -33,6 +33,7 @@ _PATTERNS = (
     "state/sets/*/documents.json",
     "state/sets/*/tokens.bin",
     "state/baseline/*.json",
+    "state/looks/*/*.json",
     "state/final/*.json",
     "log.jsonl",
     "state/spool/points.jsonl",

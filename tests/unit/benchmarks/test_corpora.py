@@ -3,7 +3,9 @@ from __future__ import annotations
 import ast
 
 import pytest
-from corpora import Prose, definitions, docstrings, is_prose, is_table, packed, without_words
+
+from rewarm_bench.documents import Prose, is_prose, packed
+from rewarm_bench.python_text import definitions, docstrings, is_table, without_words
 
 PROGRAM = '''#!/usr/bin/env python
 """Module words."""

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from effects import PerDocument, mean_delta, removed_fraction
+
+from rewarm_bench.effects import PerDocument, mean_delta, removed_fraction
 
 
 def arm(effect: float, *, seed: int = 0, noise: float = 0.0, documents: int = 64) -> PerDocument:

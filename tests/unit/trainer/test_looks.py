@@ -100,6 +100,8 @@ def test_a_look_scores_the_first_documents_paired_with_the_same_of_the_baseline(
         after = json.loads((tmp_path / "state/final" / f"{name}.json").read_text())
         difference = np.array(after["nats"][:count]) - np.array(before[name]["nats"][:count])
         assert each["delta"]["mean"] == pytest.approx(difference.sum() / sum(lengths[:count]), rel=1e-5)
+        kept = json.loads((tmp_path / "state/looks/step-00000004" / f"{name}.json").read_text())
+        assert (kept["hashes"], kept["nats"]) == (after["hashes"][:count], pytest.approx(after["nats"][:count]))
         assert each["delta"]["documents"] == count
         whole = full["sets"][name]
         assert whole["delta"]["mean"] == pytest.approx(whole["loss"] - base["sets"][name]["loss"], rel=1e-5)

@@ -19,6 +19,7 @@ FILES = {
     "state/spool/points.jsonl": b'{"t": 1}\n',
     "state/spool/receipt.json": b'{"acknowledged": 0}',
     "state/baseline/code.json": b'{"nats": [1]}',
+    "state/looks/step-00000001/code.json": b'{"nats": [2]}',
     "tokenizer/tokenizer.json": b"{}",
     "report.json": b'{"outcome": "Preempted"}',
 }

@@ -1,0 +1,45 @@
+"""Work folders as `rewarm run` leaves them, with losses that follow a known law: findings are measured on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from science.results import Run
+
+STEPS, BATCH, DOCUMENTS, LOOKED = 100, 2_048, 60, 40
+LOOK_STEPS = (1, 2, 4, 8, 10, 25, 50, 75)
+Law = Callable[[float], float]
+"""Share of the run -> rise above the base in nats per token."""
+
+
+def write_run(folder: Path, laws: Mapping[str, Law], seed: int = 0, noise: float = 0.02) -> Run:
+    """One finished run: each set follows its law, with noise of its own per document and per run."""
+    random = np.random.default_rng(seed)
+    for name, law in laws.items():
+        shared = np.random.default_rng(sum(name.encode()))
+        labels = shared.integers(200, 600, DOCUMENTS).astype(float)
+        base = labels * shared.uniform(3, 5, DOCUMENTS)
+        document = shared.normal(size=DOCUMENTS)
+        own = noise * random.normal()
+        moments = {f"looks/step-{step:08d}": (step, LOOKED) for step in LOOK_STEPS} | {"final": (STEPS, DOCUMENTS)}
+        _write(folder / "state" / "baseline" / f"{name}.json", base, labels)
+        for place, (step, count) in moments.items():
+            rise = law(step / STEPS) * (1 + 0.1 * document) + own + noise * random.normal(size=DOCUMENTS)
+            _write(folder / "state" / place / f"{name}.json", (base + labels * rise)[:count], labels[:count])
+    facts = {
+        "outcome": "Succeeded",
+        "tokens": {"trained": STEPS * BATCH},
+        "checkpoint": {"step": STEPS},
+    }
+    (folder / "report.json").write_text(json.dumps(facts))
+    return Run(folder)
+
+
+def _write(path: Path, nats: np.ndarray, labels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hashes = [f"document-{n}" for n in range(len(labels))]
+    path.write_text(json.dumps({"hashes": hashes, "nats": nats.tolist(), "labels": labels.tolist()}))

@@ -1,0 +1,142 @@
+"""Every finding: its arms are manifests that the product accepts, and its measurement meets its claims."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import pytest
+import yaml
+from science_folders import Law, write_run
+
+from rewarm_api.manifest import load_yaml
+from rewarm_api.validate import validate
+from science import figures, page
+from science.arms import Arm
+from science.claims import Verdict, verdict
+from science.corpora import NAMES
+from science.finding import Finding, Measured, Results
+from science.findings import FINDINGS
+from science.models import SIZES
+from science.recipes import REHEARSAL, Setting, base, continued
+
+TEXTS = {name: f"digest of {name}" for name in NAMES}
+findings = pytest.mark.parametrize("finding", FINDINGS.values(), ids=FINDINGS)
+
+
+@findings
+def test_every_arm_is_a_valid_manifest(finding: Finding) -> None:
+    for setting in (finding.setting, REHEARSAL):
+        arms = [older for arm in finding.arms(setting, 1).values() for older in arm.lineage()]
+        for arm in {arm.folder(TEXTS): arm for arm in arms}.values():
+            assert validate(load_yaml(yaml.safe_dump(arm.manifest(TEXTS))), local=True).problems == (), arm.name
+
+
+@findings
+def test_seeds_train_bases_of_their_own_and_nothing_else_differs(finding: Finding) -> None:
+    one, other = (finding.arms(finding.setting, seed) for seed in (1, 2))
+    assert list(one) == list(other)
+    for first, second in zip(one.values(), other.values(), strict=True):
+        assert not {a.key(TEXTS) for a in first.lineage()} & {b.key(TEXTS) for b in second.lineage()}
+        specs = [str(arm.manifest(TEXTS)["spec"]) for arm in (first, second)]
+        for arm in first.lineage():
+            specs[0] = specs[0].replace(arm.key(TEXTS), "key")
+        for arm in second.lineage():
+            specs[1] = specs[1].replace(arm.key(TEXTS), "key")
+        assert specs[0].replace("'seed': 1", "'seed': 2").replace("-s1-", "-s2-") == specs[1]
+
+
+@findings
+def test_every_claim_is_a_sentence_of_a_paper(finding: Finding) -> None:
+    keys = [claim.key for claim in finding.claims]
+    assert len(set(keys)) == len(keys)
+    assert all(claim.sentence.endswith(".") and claim.paper for claim in finding.claims)
+
+
+def test_findings_share_their_runs() -> None:
+    setting = Setting()
+    shared = [
+        {arm.folder(TEXTS) for arm in FINDINGS[name].arms(setting, 1).values()} for name in ("replay", "stability")
+    ]
+    assert shared[1] < shared[0]
+    assert FINDINGS["rewarm"].arms(setting, 1)["peak-1"].key(TEXTS) in {
+        arm.key(TEXTS) for arm in FINDINGS["replay"].arms(setting, 1).values()
+    }
+
+
+def test_a_key_follows_setting_text_and_base() -> None:
+    setting = Setting()
+
+    def arm(tokens: int = 300_000, seed: int = 1, ratio: float = 0.0) -> Arm:
+        return continued(
+            "x", Setting(base_tokens=tokens), 1, base(Setting(base_tokens=tokens), seed), "german", ratio=ratio
+        )
+
+    keys = {each.key(TEXTS) for each in (arm(), arm(400_000), arm(seed=2), arm(ratio=0.1))}
+    assert len(keys) == 4
+    assert arm().key({**TEXTS, "german": "another"}) != arm().key(TEXTS)
+    assert arm().key({**TEXTS, "code": "another"}) != arm().key(TEXTS), "the base's vocabulary reads all texts"
+    assert base(setting, 1).key(TEXTS) == base(setting, 1).key(dict(reversed(TEXTS.items())))
+
+
+@pytest.mark.parametrize(("size", "millions"), [("0.5M", 0.5), ("2M", 2), ("6M", 6)])
+def test_sizes_are_what_they_say(size: str, millions: float) -> None:
+    assert SIZES[size].parameters / 1e6 == pytest.approx(millions, rel=0.1)
+
+
+def test_the_parameters_are_those_of_the_real_model() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = SIZES["0.5M"]
+    settings = {key: value for key, value in size.config.items() if key != "model_type"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=2048, **settings))
+    assert sum(parameter.numel() for parameter in model.parameters()) == size.parameters
+
+
+def law_of(arm: str, name: str) -> Law:
+    """A made-up world in which replay helps: old text forgets less the more is replayed, with a gap that recovers."""
+    if not arm.startswith("german-r"):
+        return lambda share: 0.3 * share
+    ratio = int(arm.removeprefix("german-r")) / 100
+    if name != "general":
+        return lambda share: -2.0 * share**0.5 + 0.1 * ratio
+    depth, end = 1.5 - 1.2 * ratio, {0.0: 1.5, 0.01: 0.9, 0.05: 0.5, 0.1: 0.35, 0.25: 0.1, 0.5: 0.02}[ratio]
+    return lambda share: depth * share / 0.1 if share <= 0.1 else depth + (end - depth) * (share - 0.1) / 0.9
+
+
+def measured(finding: Finding, root: Path) -> Measured:
+    sets = ("general", "german", "code", "python")
+    folders = []
+    for seed in finding.setting.seeds:
+        arms = {}
+        for name in finding.arms(finding.setting, seed):
+            laws = {each: law_of(name, each) for each in sets}
+            arms[name] = write_run(root / f"{name}-{seed}", laws, zlib.crc32(f"{name}{seed}".encode()), noise=0.004)
+        folders.append(arms)
+    return finding.measure(Results(folders), finding.setting)
+
+
+@findings
+def test_a_finding_measures_all_its_claims_and_fills_its_section(finding: Finding, tmp_path: Path) -> None:
+    found = measured(finding, tmp_path / "runs")
+    assert set(found.comparisons) == {claim.key for claim in finding.claims}
+    text = page.section(finding, finding.setting, found, "images/x.svg", 90.0)
+    assert text.count("\n| ") > len(finding.claims)
+    assert "nan" not in text
+    for claim in finding.claims:
+        assert claim.sentence in text
+    for name in ("one.svg", "two.svg"):
+        figures.save(tmp_path / name, found.panels)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_a_known_world_gets_the_verdicts_it_deserves(tmp_path: Path) -> None:
+    stability, replay = FINDINGS["stability"], FINDINGS["replay"]
+    gap = measured(stability, tmp_path / "gap")
+    assert {claim.key: verdict(claim, gap.comparisons[claim.key]) for claim in stability.claims} == dict.fromkeys(
+        ("visible", "recovers", "permanent", "early", "shallower"), Verdict.SEEN
+    )
+    mix = measured(replay, tmp_path / "mix")
+    found = {claim.key: verdict(claim, mix.comparisons[claim.key]) for claim in replay.claims}
+    assert found["strong-order"] is found["strong-half"] is found["strong-most"] is Verdict.SEEN
+    assert found["weak-order"] is Verdict.NOT_SEEN, "in this world the weak shift knows no replay"
