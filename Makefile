@@ -21,7 +21,7 @@ quickstart: setup ## base, then continual runs without and with replay, on real 
 	$(BIN)/python benchmarks/quickstart/run.py --workdir quickstart
 
 # NAME: one finding, or several; none: all. Stopped, it goes on where it was; SIZE=2M: another model.
-science: setup ## reproduce the papers' findings on real text: NAME=replay (each under 40 minutes on 2 cores), or all
+science: setup ## reproduce the papers' findings on real text: NAME=replay, or all of them
 	$(BIN)/python benchmarks/science/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --workdir science
 
 test: setup lint ## everything: lint, unit and integration tests (under 15 minutes on 2 cores)
