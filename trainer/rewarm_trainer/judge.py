@@ -75,7 +75,7 @@ class RunJudge:
             decision["what"] = "ForgettingExceeded"
         if isinstance(action, gates.RaiseReplay):
             decision |= {"from": action.from_ratio, "to": action.to_ratio}
-            raised = Phase(state.step, action.to_ratio, "forgetting").to_json()
+            raised = Phase(state.step, action.to_ratio, "forgetting", weights=phases[-1].weights).to_json()
             state.phases = [*state.phases, raised]
         state.decisions = [*state.decisions, decision]
         self._listen({"event": "decision", **decision})

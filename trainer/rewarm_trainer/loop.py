@@ -145,7 +145,8 @@ class Loop:
         restored = self._new_order(self.state.phase_log())
         here = restored.cursors(self.state.step)
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}
-        phase = Phase(self.state.step, restored.ratio(self.state.step), "diverged", skipped)
+        under = restored.phase(self.state.step)
+        phase = Phase(self.state.step, under.ratio, "diverged", skipped, under.weights)
         self.order = self._new_order(restored.extended(phase))
         why = f"step {failed} was not finite; back to step {self.state.step}, {sum(skipped.values())} rows passed over"
         decision = {"what": "RolledBack", "why": why, "step": failed, "tokens": failed * self.plan.tokens_per_step}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rewarm_trainer.mixture import Mixture, exact
@@ -22,24 +22,49 @@ class Phase:
 
     `first_step` is the number of updates made before it (0 for the first phase). `skipped` counts rows by source that
     were passed over, untrained, when the phase began (after a divergence the same rows would diverge again).
+    `weights` are the shares of sources within their group: all sources of a group or none of it; a group without any
+    keeps the run's own weights.
     """
 
     first_step: int
     ratio: float
     reason: str = "start"
     skipped: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        value: dict[str, Any] = {
             "first_step": self.first_step,
             "ratio": self.ratio,
             "reason": self.reason,
             "skipped": dict(self.skipped),
         }
+        # Left out where nothing was said: a state written before phases had weights reads, and writes, the same.
+        return value if self.weights is None else {**value, "weights": dict(self.weights)}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Phase:
-        return Phase(value["first_step"], value["ratio"], value["reason"], dict(value["skipped"]))
+        weights = value.get("weights")
+        skipped = dict(value["skipped"])
+        own = None if weights is None else dict(weights)
+        return Phase(value["first_step"], value["ratio"], value["reason"], skipped, own)
+
+    def within(self, group: Mapping[str, float]) -> dict[str, float]:
+        """The weights of one group (name: the run's own weight) in this phase. ValueError when only some are given."""
+        given = {name: weight for name, weight in (self.weights or {}).items() if name in group}
+        if given and given.keys() != group.keys():
+            missing = sorted(group.keys() - given.keys())
+            raise ValueError(f"phase at step {self.first_step}: weights of {sorted(given)} but none of {missing}")
+        return given or dict(group)
+
+
+def _mixture(phase: Phase, corpus: Mapping[str, float], replay: Mapping[str, float]) -> Mixture:
+    """The tree of one phase; a weight for a source that the run does not have is a ValueError."""
+    unknown = sorted(set(phase.weights or {}) - corpus.keys() - replay.keys())
+    if unknown:
+        raise ValueError(f"phase at step {phase.first_step}: weights for {unknown}, which are no sources of this run")
+    groups = [{name: exact(weight) for name, weight in phase.within(group).items()} for group in (corpus, replay)]
+    return Mixture(exact(phase.ratio), *groups)
 
 
 class RowAddress(NamedTuple):
@@ -53,7 +78,7 @@ class RowAddress(NamedTuple):
 class Order:
     """The rows of every step of a run.
 
-    `sizes` are the training rows of each source; `weights` the shares within its group (corpus or replay).
+    `sizes` are the training rows of each source; `corpus` and `replay` the run's own weights within these groups.
     """
 
     def __init__(
@@ -77,9 +102,7 @@ class Order:
         self._rows_per_step = rows_per_step
         self._sizes = dict(sizes)
         self.replay_names = frozenset(replay)
-        corpus_weights = {name: exact(weight) for name, weight in corpus.items()}
-        replay_weights = {name: exact(weight) for name, weight in replay.items()}
-        self._mixtures = [Mixture(exact(phase.ratio), corpus_weights, replay_weights) for phase in phases]
+        self._mixtures = [_mixture(phase, corpus, replay) for phase in phases]
         self._cursors = self._first_cursors()
 
     def _first_cursors(self) -> list[dict[str, int]]:
@@ -102,6 +125,10 @@ class Order:
     def ratio(self, step: int) -> float:
         """The replay ratio asked for in update `step` + 1."""
         return self.phases[self._phase_of(step)].ratio
+
+    def phase(self, step: int) -> Phase:
+        """The phase of update `step` + 1."""
+        return self.phases[self._phase_of(step)]
 
     def rows(self, step: int, first: int = 0, count: int | None = None) -> list[RowAddress]:
         """Rows `first` .. `first + count` of the global batch of update `step` + 1 (all of it by default)."""
@@ -144,4 +171,4 @@ class Order:
         for old in replaced:
             for name, count in old.skipped.items():
                 skipped[name] = skipped.get(name, 0) + count
-        return [*phases, Phase(phase.first_step, phase.ratio, phase.reason, skipped)]
+        return [*phases, replace(phase, skipped=skipped)]

@@ -80,3 +80,36 @@ def test_a_broken_phase_log_is_refused(phases: list[Phase]) -> None:
 def test_phase_survives_json() -> None:
     phase = Phase(7, 0.3, "forgetting", {"new": 2})
     assert Phase.from_json(phase.to_json()) == phase
+    assert "weights" not in phase.to_json(), "as states were written before phases had weights"
+    weighted = Phase(7, 0.3, "forgetting", {"new": 2}, {"old": 1, "older": 2.5})
+    assert Phase.from_json(weighted.to_json()) == weighted
+
+
+def test_a_phase_brings_its_weights_and_the_next_one_without_any_has_the_runs_own() -> None:
+    order = make([Phase(0, 0.5), Phase(2, 0.5, weights={"old": 1, "older": 3}), Phase(4, 0.5)])
+    own, other = {"old": 6, "older": 2}, {"old": 2, "older": 6}
+    rows = [{name: count for name, count in order.trained(step).items() if name != "new"} for step in (2, 4, 6)]
+    assert rows == [
+        own,
+        {name: own[name] + other[name] for name in own},
+        {name: 2 * own[name] + other[name] for name in own},
+    ]
+    assert order.trained(6)["new"] == 24
+    assert order.phase(3).weights == {"old": 1, "older": 3}
+
+
+def test_a_weight_of_zero_leaves_a_source_out() -> None:
+    order = make([Phase(0, 0.5, weights={"old": 1, "older": 0})])
+    assert order.trained(5) == {"new": 20, "old": 20, "older": 0}
+
+
+@pytest.mark.parametrize("weights", [{"old": 1}, {"unknown": 1}, {"old": 0, "older": 0}, {"old": -1, "older": 1}])
+def test_weights_that_make_no_mixture_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        make([Phase(0, 0.5, weights=weights)])
+
+
+def test_a_replaced_phase_keeps_the_weights_of_its_successor() -> None:
+    order = make([Phase(0, 0.25), Phase(4, 0.25, "diverged", {"new": 8})])
+    after = Phase(4, 0.25, "controller", weights={"old": 2, "older": 1})
+    assert order.extended(after)[-1] == Phase(4, 0.25, "controller", {"new": 8}, {"old": 2, "older": 1})
