@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rewarm_api.controllers import Adaptive
 from rewarm_api.fields import Digest, FieldName, Integer, Name, Number, Path, Spec, Uri, Words
 from rewarm_api.snapshot import Format
 
@@ -64,5 +65,7 @@ class Replay(Spec):
     """Replay what a finished run really saw, instead of sources."""
     method: Literal["Interleave"] = "Interleave"
     """How replay rows enter training."""
+    adaptive: Adaptive | None = None
+    """Moves the ratio during training so that forgetting stays within a budget. Default: the ratio stands."""
     max_repeats: Annotated[Integer, Field(ge=1, le=1_000_000)] = 4
     """Refuse to repeat a replay source more often than this."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rewarm_api import controller_cel
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.pod_rules import GPU_RESOURCES, RESERVED_ANNOTATIONS, RESERVED_ENVIRONMENT, RESERVED_PATHS
 
@@ -161,6 +162,7 @@ _SPEC = [
         "RaiseReplay needs a replay ratio above 0 to raise; add replay, or use Warn or Stop",
         fieldPath=".gates.onForgetting",
     ),
+    *controller_cel.SPEC,
 ]
 
 
@@ -287,7 +289,9 @@ RULES: dict[str, list[CelRule]] = {
             "self.ratio == 0.0 || has(self.fromRun) || (has(self.sources) && size(self.sources) > 0)",
             "exactly one of sources | fromRun when ratio > 0; add sources to replay, or set ratio to 0",
         ),
+        *controller_cel.REPLAY,
     ],
+    **controller_cel.RULES,
     "spec.replay.sources[].uri": [_TEXT_ADDRESS],
     "spec.replay.fromRun": [
         local_only("path", "fromRun: {name: ...}"),

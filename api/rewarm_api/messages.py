@@ -18,7 +18,6 @@ LATER = frozenset(
         "spec.phases",
         "spec.finish",
         "spec.replay.metaExperience",
-        "spec.replay.adaptive",
         "spec.training.lora",
         "spec.baseModel.run.anneal",
         "spec.evaluation.benchmarks",

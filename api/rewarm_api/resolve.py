@@ -160,6 +160,7 @@ def _replay(given: corpus.Replay | None) -> result.Replay:
         from_run=None if from_run is None else result.FromRun(name=from_run.name, path=from_run.path),
         method=given.method,
         max_repeats=given.max_repeats,
+        adaptive=None if given.adaptive is None else result.Adaptive(**given.adaptive.model_dump()),
     )
 
 
@@ -198,7 +199,7 @@ def final_learning_rate(schedule: Schedule) -> float:
 
 
 def _training(given: training.Training) -> result.Training:
-    optimizer = given.optimizer
+    optimizer, weights = given.optimizer, given.sample_weights
     return result.Training(
         sequence_length=given.sequence_length,
         global_batch_tokens=given.global_batch_tokens,
@@ -211,6 +212,7 @@ def _training(given: training.Training) -> result.Training:
         freeze=tuple(given.freeze),
         divergence=result.Divergence(**given.divergence.model_dump()),
         seed=given.seed,
+        sample_weights=None if weights is None else result.SampleWeights(**weights.model_dump()),
     )
 
 

@@ -90,11 +90,20 @@ class FromRun(Frozen):
     path: str | None
 
 
+class Adaptive(Frozen):
+    """Feedback on the replay ratio: `forgetting_budget` in nats per token, bounds as percentages of all rows."""
+
+    forgetting_budget: float
+    minimum: str = Field(description="percent, e.g. 5%")
+    maximum: str = Field(description="percent, e.g. 50%")
+
+
 class Replay(Frozen):
     ratio: float = Field(description="share of all training rows drawn from replay, 0 <= ratio < 1")
     from_run: FromRun | None
     method: str
     max_repeats: int
+    adaptive: Adaptive | None = added(None, "None: the ratio stands")
 
 
 class BaseModelSource(Frozen):
@@ -155,6 +164,14 @@ class Divergence(Frozen):
     skip_steps: int
 
 
+class SampleWeights(Frozen):
+    """Rows of a global batch weigh by their loss."""
+
+    strategy: str = Field(description="LinUpper | Quadratic | Extremes")
+    temperature: float
+    uniform: str = Field(description="tokens or percent of the plan in which all rows weigh the same")
+
+
 class Training(Frozen):
     sequence_length: int
     global_batch_tokens: int
@@ -167,6 +184,7 @@ class Training(Frozen):
     freeze: tuple[str, ...]
     divergence: Divergence
     seed: int
+    sample_weights: SampleWeights | None = added(None, "None: all rows weigh the same")
 
 
 class HeldOut(Frozen):

@@ -174,11 +174,11 @@ def watch(
     """
     if gates is None or gates.max_forgetting is None:
         return Nothing()
-    limit, settled = gates.max_forgetting, _settled(plan, since)
+    limit, from_here = gates.max_forgetting, settled(plan, since)
     forgotten = {
         name: history[-1].delta
         for name, history in looks.items()
-        if _forgotten(history, limit, settled) and history[-1].tokens < plan.tokens
+        if _forgotten(history, limit, from_here) and history[-1].tokens < plan.tokens
     }
     if not forgotten:
         return Nothing()
@@ -197,16 +197,17 @@ def watch(
     return Warn(worst, delta.mean, why)
 
 
-def _settled(plan: Plan, since: int) -> int:
-    """Tokens from which on a look is no longer in the stability gap."""
+def settled(plan: Plan, since: int) -> int:
+    """Tokens from which on a look is no longer in the stability gap: that of the run's start, and that of a change at
+    `since` tokens (0: none)."""
     tenth = -(-plan.tokens // 10)
     warm = max((segment.end for segment in plan.segments if segment.kind is SegmentKind.WARMUP), default=0)
     return max(warm, tenth, since + tenth if since else 0)
 
 
-def _forgotten(history: Sequence[Look], limit: float, settled: int) -> bool:
+def _forgotten(history: Sequence[Look], limit: float, from_here: int) -> bool:
     newest = history[-2:]
-    if len(newest) < 2 or any(look.tokens < settled for look in newest):
+    if len(newest) < 2 or any(look.tokens < from_here for look in newest):
         return False
     clear = all(look.delta.low > limit and look.delta.documents >= MINIMUM_DOCUMENTS for look in newest)
     return clear and newest[1].delta.mean >= newest[0].delta.mean

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
+from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Pins, Plan, Snapshot
 from rewarm_trainer import model as models
 from rewarm_trainer.base import Base, locate
@@ -30,6 +31,7 @@ from rewarm_trainer.keeper import Keeper, load_optimizer, reset_moments
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.sample_weights import Weighting
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Updater, micro_batch_rows
 from rewarm_trainer.workdir import WorkFolder
@@ -246,6 +248,7 @@ class Session:
             clip=training.optimizer.gradient_clip,
             seed=training.seed,
             sources=sources,
+            weighting=weighting_of(self.run),
         )
 
     def looks(self, report: Any) -> Looks:
@@ -313,6 +316,14 @@ class Session:
             "torch": torch.__version__,
             "machine": platform.machine(),
         }
+
+
+def weighting_of(run: Run) -> Weighting | None:
+    """`training.sampleWeights` in tokens of the plan."""
+    asked = run.snapshot.training.sample_weights
+    if asked is None:
+        return None
+    return Weighting(asked.strategy, asked.temperature, parse_length(asked.uniform, run.plan.tokens))
 
 
 def check_positions(model: nn.Module, sequence_length: int) -> None:

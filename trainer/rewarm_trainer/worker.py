@@ -15,6 +15,7 @@ from typing import Any
 from rewarm_api.errors import MissingInputError, Preempted, RewarmError
 from rewarm_api.snapshot import Pins
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.controllers.conduct import Conductor
 from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
@@ -135,6 +136,7 @@ class Worker:
             can_raise=bool(replays),
             ceiling=replay_ceiling(run, replays),
             listen=self._listen,
+            conductor=Conductor.of(run.snapshot, run.pins),
         )
         return Loop(
             plan=run.plan,

@@ -1,0 +1,40 @@
+"""CEL rules of `controller_rules.py`: what an API server refuses too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CelRule = dict[str, Any]
+
+
+def _percent(field: str) -> str:
+    return f"double({field}.find('^[0-9.]+'))"
+
+
+_MINIMUM, _MAXIMUM = _percent("self.adaptive.minimum"), _percent("self.adaptive.maximum")
+
+REPLAY: list[CelRule] = [
+    {
+        "rule": f"!has(self.adaptive) || ({_MINIMUM} <= {_MAXIMUM} && {_MAXIMUM} < 100.0)",
+        "message": "adaptive.minimum <= adaptive.maximum < 100%",
+        "fieldPath": ".adaptive",
+    },
+    {
+        # Decimal percentages and binary ratios: a hair of tolerance, `validate` is exact.
+        "rule": f"!has(self.adaptive) || (self.ratio * 100.0 >= {_MINIMUM} - 1e-9 && "
+        f"self.ratio * 100.0 <= {_MAXIMUM} + 1e-9)",
+        "message": "the ratio starts between adaptive.minimum and adaptive.maximum",
+        "fieldPath": ".ratio",
+    },
+]
+
+SPEC: list[CelRule] = [
+    {
+        "rule": "!has(self.replay) || !has(self.replay.adaptive) || !has(self.gates) || "
+        "!has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay'",
+        "message": "replay.adaptive moves the ratio already; use Warn or Stop",
+        "fieldPath": ".gates.onForgetting",
+    },
+]
+
+RULES: dict[str, list[CelRule]] = {}
