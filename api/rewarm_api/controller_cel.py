@@ -1,4 +1,4 @@
-"""CEL rules of `controller_rules.py`: what an API server refuses too."""
+"""CEL rules of `controller_rules.py` and `subset_rules.py`: what an API server refuses too."""
 
 from __future__ import annotations
 
@@ -37,4 +37,29 @@ SPEC: list[CelRule] = [
     },
 ]
 
-RULES: dict[str, list[CelRule]] = {}
+_SUBSET: list[CelRule] = [
+    {"rule": "[has(self.share), has(self.tokens)].exists_one(x, x)", "message": "exactly one of share | tokens"}
+]
+_SCORED: list[CelRule] = [
+    {
+        "rule": "(has(self.scoreField) && self.scoreField != '') == "
+        "(has(self.subset) && has(self.subset.by) && self.subset.by != 'Random')",
+        "message": "scoreField belongs to a subset by HighestScore or LowestScore",
+    }
+]
+
+RULES: dict[str, list[CelRule]] = {
+    "spec.corpus.sources[]": _SCORED,
+    "spec.corpus.sources[].subset": _SUBSET,
+    "spec.replay.sources[]": _SCORED,
+    "spec.replay.sources[].subset": _SUBSET,
+    "spec.mixture": [
+        {
+            "rule": "[has(self.domainDiscrepancy), has(self.skillGraph)].exists_one(x, x)",
+            "message": "exactly one of domainDiscrepancy | skillGraph",
+        }
+    ],
+    "spec.mixture.skillGraph.edges[]": [
+        {"rule": "self.source != self.helps", "message": "an edge joins two sources; each helps itself already"}
+    ],
+}

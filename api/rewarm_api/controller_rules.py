@@ -9,7 +9,7 @@ from typing import Any
 from rewarm_api.errors import Problem
 from rewarm_api.messages import NOTHING, found_text
 from rewarm_api.quantity import exact, parse_percent
-from rewarm_api.rules import named_sources, rule
+from rewarm_api.rules import exactly_one, named_sources, rule
 
 
 def share(percent: str) -> Fraction:
@@ -98,3 +98,82 @@ def one_controller_moves_the_ratio(spec: Any) -> Iterator[Problem]:
             "Warn | Stop: replay.adaptive moves the ratio already",
             "use Warn or Stop, or remove replay.adaptive",
         )
+
+
+@rule("mixture")
+def mixture_is_one(spec: Any) -> Iterator[Problem]:
+    if spec.mixture is not None:
+        yield from exactly_one("spec.mixture", spec.mixture, "domain_discrepancy", "skill_graph")
+
+
+def _weighed(spec: Any) -> Iterator[tuple[str, list[Any]]]:
+    """(path, sources) of the groups whose weights spec.mixture moves."""
+    if spec.mixture is None:
+        return
+    yield "spec.corpus.sources", spec.corpus.sources
+    if spec.mixture.domain_discrepancy is not None and spec.replay is not None:
+        yield "spec.replay.sources", spec.replay.sources
+
+
+@rule("mixture", "corpus.sources", "replay.sources")
+def mixture_has_sources_to_weigh(spec: Any) -> Iterator[Problem]:
+    groups = list(_weighed(spec))
+    if groups and not any(len(sources) > 1 for _, sources in groups):
+        yield Problem(
+            "spec.mixture",
+            "one source in a group",
+            "two sources or more of the corpus, or of replay with domainDiscrepancy",
+            "split the text into sources, or remove mixture",
+        )
+
+
+@rule("mixture", "corpus.sources", "replay.sources")
+def mixture_sets_the_weights_itself(spec: Any) -> Iterator[Problem]:
+    for path, sources in _weighed(spec):
+        for index, source in enumerate(sources):
+            if source is not None and "weight" in source.model_fields_set:
+                yield Problem(
+                    f"{path}[{index}].weight",
+                    found_text(source.weight),
+                    "no weight: spec.mixture moves the weights of this group, which start even",
+                    "remove weight, or remove mixture",
+                )
+
+
+@rule("mixture", "corpus.sources", "replay.sources", "evaluation.sets")
+def mixture_sees_the_loss_of_each_source(spec: Any) -> Iterator[Problem]:
+    sets = spec.evaluation.sets
+    if not sets or None in sets:
+        return
+    held_out = {item.name for item in sets if "uri" not in item.model_fields_set}
+    for _, sources in _weighed(spec):
+        for source in sources:
+            if len(sources) > 1 and source is not None and source.name not in held_out | {None}:
+                yield Problem(
+                    "spec.evaluation.sets",
+                    f"{NOTHING} held out of source {source.name}",
+                    "a set without uri for each source that spec.mixture weighs",
+                    f"add {{name: {source.name}}}",
+                )
+
+
+@rule("mixture", "mixture.skillGraph.edges", "corpus.sources")
+def edges_join_sources_of_the_corpus(spec: Any) -> Iterator[Problem]:
+    graph = spec.mixture and spec.mixture.skill_graph
+    names = [source and source.name for source in spec.corpus.sources]
+    if graph is None or None in names:
+        return
+    seen: set[tuple[str, str]] = set()
+    for index, edge in enumerate(graph.edges):
+        path = f"spec.mixture.skillGraph.edges[{index}]"
+        if edge is None or None in (edge.source, edge.helps):
+            continue
+        for field, name in (("source", edge.source), ("helps", edge.helps)):
+            if name not in names:
+                expected = f"a source of the corpus: {', '.join(names)}"
+                yield Problem(f"{path}.{field}", name, expected, "correct the name")
+        if edge.source == edge.helps:
+            yield Problem(path, f"{edge.source} helps itself", "two sources; each helps itself already", "remove it")
+        if (edge.source, edge.helps) in seen:
+            yield Problem(path, f"{edge.source} helps {edge.helps} a second time", "each edge once", "remove one")
+        seen.add((edge.source, edge.helps))

@@ -9,6 +9,7 @@ from pydantic import Field
 from rewarm_api.controllers import Adaptive
 from rewarm_api.fields import Digest, FieldName, Integer, Name, Number, Path, Spec, Uri, Words
 from rewarm_api.snapshot import Format
+from rewarm_api.subset import Subset
 
 
 class Source(Spec):
@@ -33,6 +34,10 @@ class Source(Spec):
     """Pin: a changed corpus is refused, not silently trained on."""
     bad_lines: Annotated[Integer, Field(ge=0, le=2**53 - 1)] = 0
     """How many undecodable lines or broken documents are tolerated; each is logged."""
+    score_field: FieldName = ""
+    """Field that holds a document's quality as a number, for a subset by score."""
+    subset: Subset | None = None
+    """Train on a part of the source only. Default: all of it."""
 
 
 Sources = Annotated[list[Source], Field(max_length=64)]

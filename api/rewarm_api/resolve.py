@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from rewarm_api import base_model, corpus, evaluation, training
+from rewarm_api import base_model, controllers, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
@@ -39,6 +39,7 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
         base_model=_base_model(given.base_model),
         sources=sources,
         replay=_replay(given.replay),
+        mixture=_mixture(given.mixture),
         schedule=_schedule(given),
         budget=result.Budget(
             tokens=given.budget.tokens,
@@ -132,11 +133,12 @@ def _sources(given: RunSpec) -> tuple[result.Source, ...]:
         (result.Group.CORPUS, given.corpus.sources),
         (result.Group.REPLAY, given.replay.sources if given.replay else []),
     )
-    sources = [_source(group, source) for group, members in groups for source in members]
+    even = controllers.weighed_groups(given.mixture)
+    sources = [_source(group, source, group in even) for group, members in groups for source in members]
     return tuple(sorted(sources, key=lambda source: source.name))
 
 
-def _source(group: result.Group, given: corpus.Source) -> result.Source:
+def _source(group: result.Group, given: corpus.Source, even: bool) -> result.Source:
     return result.Source(
         name=given.name,
         group=group,
@@ -144,10 +146,12 @@ def _source(group: result.Group, given: corpus.Source) -> result.Source:
         format=given.format or format_of(given.uri),
         text_field=given.text_field,
         group_field=given.group_field,
-        weight=given.weight,
+        weight=1.0 if even else given.weight,
         license=given.license,
         digest=given.digest,
         bad_lines=given.bad_lines,
+        score_field=given.score_field,
+        subset=None if given.subset is None else result.Subset(**given.subset.model_dump()),
     )
 
 
@@ -161,6 +165,22 @@ def _replay(given: corpus.Replay | None) -> result.Replay:
         method=given.method,
         max_repeats=given.max_repeats,
         adaptive=None if given.adaptive is None else result.Adaptive(**given.adaptive.model_dump()),
+    )
+
+
+def _mixture(given: controllers.MixtureControl | None) -> result.MixtureControl | None:
+    if given is None:
+        return None
+    discrepancy, graph = given.domain_discrepancy, given.skill_graph
+    edges = sorted(graph.edges if graph else (), key=lambda edge: (edge.source, edge.helps))
+    return result.MixtureControl(
+        every=given.every,
+        domain_discrepancy=None if discrepancy is None else result.DomainDiscrepancy(smoothing=discrepancy.smoothing),
+        skill_graph=None
+        if graph is None
+        else result.SkillGraph(
+            rate=graph.rate, window=graph.window, edges=tuple(result.Edge(**edge.model_dump()) for edge in edges)
+        ),
     )
 
 

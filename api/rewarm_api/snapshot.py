@@ -68,6 +68,14 @@ class SegmentKind(StrEnum):
     ANNEAL = "Anneal"
 
 
+class Subset(Frozen):
+    """A part of a source's training documents; one of share (percent of its bytes) and tokens (bytes / 4) is given."""
+
+    share: str | None
+    tokens: int | None
+    by: str = Field(description="Random | HighestScore | LowestScore")
+
+
 class Source(Frozen):
     """One source of training text."""
 
@@ -81,6 +89,8 @@ class Source(Frozen):
     license: str | None
     digest: str | None
     bad_lines: int
+    score_field: str = added("", "empty: no scores are read")
+    subset: Subset | None = added(None, "None: the whole source")
 
 
 class FromRun(Frozen):
@@ -104,6 +114,36 @@ class Replay(Frozen):
     method: str
     max_repeats: int
     adaptive: Adaptive | None = added(None, "None: the ratio stands")
+
+
+class DomainDiscrepancy(Frozen):
+    """Weights by the model's perplexity over its teacher's, by source."""
+
+    smoothing: float = Field(description="share spread evenly over the sources of a group")
+
+
+class Edge(Frozen):
+    """Training on `source` lowers the loss on `helps`."""
+
+    source: str
+    helps: str
+    weight: float
+
+
+class SkillGraph(Frozen):
+    """Weights by the losses of a source and of those that it helps."""
+
+    rate: float
+    window: int
+    edges: tuple[Edge, ...] = Field(description="sorted by name; every source helps itself with weight 1")
+
+
+class MixtureControl(Frozen):
+    """What moves the weights of sources during training: one of the two rules."""
+
+    every: str = Field(description="tokens or percent of the plan")
+    domain_discrepancy: DomainDiscrepancy | None = None
+    skill_graph: SkillGraph | None = None
 
 
 class BaseModelSource(Frozen):
@@ -255,6 +295,7 @@ class Snapshot(Frozen):
     base_model: BaseModelSource
     sources: tuple[Source, ...] = Field(description="sorted by name")
     replay: Replay
+    mixture: MixtureControl | None = added(None, "None: the weights of sources stand")
     schedule: Schedule
     budget: Budget
     training: Training
@@ -300,6 +341,7 @@ class SourcePin(Frozen):
     dropped_tokens: int
     weight: float = Field(description="as asked, or the training rows")
     repeats: float = Field(description="epochs of this source that the plan needs")
+    left_out: int = added(0, "documents that the source's subset left out")
 
 
 class SetPin(Frozen):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api import controller_rules  # noqa: F401  (its rules register themselves)
+from rewarm_api import controller_rules, subset_rules  # noqa: F401  (their rules register themselves)
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.places import address_problems

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rewarm_world import World, read_until
+from rewarm_world import World, functions, read_until, write_lines
 
 STEPS = 60
 MANY_DOCUMENTS = {"heldOut": {"maximumTokens": 8000, "minimumDocuments": 48}, "every": "5%", "lookTokens": 20000}
@@ -126,3 +127,120 @@ def test_two_processes_come_to_the_same_decisions(world: World, steered: dict[st
     assert [(phase["first_step"], phase["ratio"]) for phase in world.report("steered-two")["phases"]] == [
         (phase["first_step"], phase["ratio"]) for phase in steered["phases"]
     ]
+
+
+def halves(world: World) -> list[dict[str, str]]:
+    """The code corpus as two sources."""
+    texts = functions()[:300]
+    for name, part in (("calls", texts[::2]), ("classes", texts[1::2])):
+        write_lines(world.root / "data" / f"{name}.jsonl", part)
+    return [{"name": name, "uri": f"data/{name}.jsonl", "license": "PSF-2.0"} for name in ("calls", "classes")]
+
+
+GRAPH = {"every": "20%", "skillGraph": {"rate": 0.5, "edges": [{"source": "calls", "helps": "classes"}]}}
+
+
+@pytest.fixture(scope="session")
+def weighed(world: World, base: Path) -> dict[str, Any]:
+    """A run under a skill graph, undisturbed, whose rows weigh by their loss too."""
+    manifest = on_base(
+        world,
+        "weighed",
+        corpus__sources=halves(world),
+        mixture=GRAPH,
+        training__sampleWeights={"strategy": "LinUpper", "temperature": 0.4, "uniform": "25%"},
+    )
+    done = world.run(manifest, "weighed")
+    assert done.code == 0, done.err
+    return world.report("weighed")
+
+
+def test_a_skill_graph_moves_the_weights_at_its_marks(world: World, weighed: dict[str, Any]) -> None:
+    phases = weighed["phases"]
+    assert [phase["first_step"] for phase in phases] == [0, 12, 24, 36, 48]
+    assert [phase["reason"] for phase in phases] == ["start"] + ["mixture"] * 4
+    assert {phase["ratio"] for phase in phases} == {0.25}
+    assert phases[0]["weights"]["calls"] == pytest.approx(0.562177, abs=1e-6)
+    assert all(sum(phase["weights"].values()) == pytest.approx(1, abs=1e-5) for phase in phases)
+    looks = {line["step"] for line in world.log("weighed") if line.get("event") == "evaluation"}
+    assert {12, 24, 36, 48} <= looks
+    rows = {name: tokens / 32 for name, tokens in weighed["tokens"]["by_source"].items()}
+    wanted = sum(12 * 6 * phase["weights"]["calls"] for phase in phases)
+    assert rows["calls"] == pytest.approx(wanted, abs=len(phases))
+    assert rows["general"] == STEPS * 2
+    told = [line for line in world.log("weighed") if line.get("event") == "decision"]
+    assert [line["what"] for line in told] == ["WeightsMoved"] * 5
+
+
+def test_weights_of_sources_and_rows_survive_a_kill_bit_for_bit(world: World, weighed: dict[str, Any]) -> None:
+    document = (world.root / "weighed.yaml").read_text()
+    manifest = world.root / "weighed-killed.yaml"
+    manifest.write_text(document)
+    process = world.start("run", manifest, "--workdir", world.root / "weighed-killed")
+    read_until(process, lambda line: "step 28/" in line)
+    process.kill()
+    process.wait()
+    assert world.run(manifest, "weighed-killed").code == 0
+    assert world.report("weighed-killed")["phases"] == weighed["phases"]
+    assert losses(world, "weighed-killed") == losses(world, "weighed")
+    assert final_weights(world.root / "weighed-killed") == final_weights(world.root / "weighed")
+
+
+def test_row_weights_are_those_of_the_whole_batch_on_two_processes(world: World, weighed: dict[str, Any]) -> None:
+    manifest = world.root / "weighed.yaml"
+    done = world.run(manifest, "weighed-two", "--processes", "2")
+    assert done.code == 0, done.err
+    one, two = losses(world, "weighed"), losses(world, "weighed-two")
+    # Normalised on each process alone, the weights and so the losses would differ in the second digit.
+    assert all(abs(one[step][0] - two[step][0]) < 2e-3 for step in one)
+    assert [one[step][1] for step in one] == [two[step][1] for step in two]
+
+
+def test_domain_discrepancy_with_a_forgetting_budget(world: World, base: Path) -> None:
+    texts = [json.loads(line)["text"] for line in (world.root / "data" / "general.jsonl").read_text().splitlines()]
+    for name, part in (("old-a", texts[::2]), ("old-b", texts[1::2])):
+        write_lines(world.root / "data" / f"{name}.jsonl", part)
+    olds = [{"name": name, "uri": f"data/{name}.jsonl", "license": "PSF-2.0"} for name in ("old-a", "old-b")]
+    manifest = on_base(
+        world,
+        "both",
+        corpus__sources=halves(world),
+        mixture={"every": "20%", "domainDiscrepancy": {"smoothing": 0.5}},
+        replay={**ADAPTIVE, "sources": olds},
+    )
+    done = world.run(manifest, "both")
+    assert done.code == 0, done.err
+    report = world.report("both")
+    reasons = {phase["reason"] for phase in report["phases"]}
+    assert any("forgettingBudget" in reason for reason in reasons)
+    assert any("mixture" in reason for reason in reasons)
+    last = report["phases"][-1]
+    assert last["ratio"] == 0.5
+    for pair in (("calls", "classes"), ("old-a", "old-b")):
+        assert sum(last["weights"][name] for name in pair) == pytest.approx(1, abs=1e-5)
+        assert min(last["weights"][name] for name in pair) >= 0.25, "the floor of smoothing"
+
+
+def test_too_small_a_subset_overfits_and_the_report_says_so(world: World, base: Path) -> None:
+    scored = [json.dumps({"text": text, "quality": len(text)}) + "\n" for text in functions()[:300]]
+    (world.root / "data" / "scored.jsonl").write_text("".join(scored))
+
+    def run(name: str, share: str) -> dict[str, Any]:
+        source = {"name": "code", "uri": "data/scored.jsonl", "license": "PSF-2.0", "scoreField": "quality"}
+        manifest = on_base(
+            world,
+            name,
+            corpus__sources=[{**source, "subset": {"share": share, "by": "LowestScore"}}],
+            replay=None,
+            budget={"tokens": 120 * 256},
+            schedule={"kind": "Constant", "peakLearningRate": 4e-3, "warmup": 0},
+        )
+        done = world.run(manifest, name)
+        assert done.code == 0, done.err
+        return world.report(name)
+
+    small, large = run("small", "2%"), run("large", "100%")
+    assert small["tokens"]["epochs"]["code"] > 10
+    (said,) = [warning for warning in small["warnings"] if "overfits" in warning]
+    assert "its held-out loss rose by" in said
+    assert not [warning for warning in large["warnings"] if "overfits" in warning]

@@ -15,6 +15,7 @@ from rewarm_trainer import forgetting, gates
 from rewarm_trainer.controllers.conduct import Conductor
 from rewarm_trainer.looks import Looks, deltas_of
 from rewarm_trainer.order import Phase
+from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.state import TrainState
 
 
@@ -52,10 +53,12 @@ class RunJudge:
             self._steer(state)
 
     def _take(self, state: TrainState, final: bool) -> None:
+        self._looks.lowest = Lowest(dict(state.lowest))
         if final:
             look = self._looks.final(self._model, state.step, state.tokens)
         else:
             look = self._looks.look(state.step, state.tokens)
+        state.lowest = self._looks.lowest.looks
         state.evaluations = [past for past in state.evaluations if past["step"] < state.step] + [look]
         state.seconds["evaluate"] = state.seconds.get("evaluate", 0.0) + look["seconds"]
         self._listen({"event": "evaluation", **look})

@@ -23,6 +23,7 @@ from rewarm_api.snapshot import Role, digest_of
 from rewarm_trainer import evaluation, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
+from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.statistics import Delta
 
 Value = TypeVar("Value")
@@ -113,6 +114,7 @@ class Looks:
         self._state = state
         self._report = report
         self._base: dict[str, Scores] = {}
+        self.lowest = Lowest()
 
     def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
         """Score the untouched base before the first update; found again by digest, here or in the user's cache."""
@@ -175,6 +177,8 @@ class Looks:
         line: dict[str, Any] = {}
         if self._scorer.rank == 0:
             sets = {name: self._set(name, value, step > 0) for name, value in scores.items()}
+            for name in [name for name in sets if step > 0 and self.sets[name].role is Role.NEW]:
+                sets[name]["rise"] = self.lowest.rise(name, step, tokens, scores[name].nats, scores[name].labels)
             line = {"step": step, "tokens": tokens, "full": full, "sets": sets, **summary_of(sets)}
             line["seconds"] = round(time.monotonic() - began, 3)
         return self._from_rank_0(line)

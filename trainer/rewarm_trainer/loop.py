@@ -55,12 +55,15 @@ class Loop:
         listen: Callable[[dict[str, Any]], None],
         stop_requested: Callable[[], bool],
         commit_due: Callable[[], bool],
+        look_every: int = 0,
     ) -> None:
+        """`look_every`: tokens between looks that controllers need beside those of the plan; 0: none."""
         self.plan, self.training, self.state = plan, training, state
         self._new_order = new_order
         self.order = new_order(state.phase_log())
         self._loader, self._updater, self._judge, self._keeper = loader, updater, judge, keeper
         self._listen, self._stop_requested, self._commit_due = listen, stop_requested, commit_due
+        self._look_every = look_every
         self._pending: deque[Outcome] = deque()
         self._stop = self._commit = False
         self._timer = _Timer(plan.tokens_per_step)
@@ -76,10 +79,10 @@ class Loop:
 
     def _one_step(self) -> None:
         step = self.state.step + 1
-        starts = [phase.first_step for phase in self.order.phases]
-        evaluates = marks.is_evaluation_step(self.plan, step, starts)
+        starts = self.order.borders
+        evaluates = marks.is_evaluation_step(self.plan, step, starts) or self._looks_for_weights(step)
         commits = marks.is_checkpoint_step(self.plan, step)
-        logs = marks.is_log_step(self.plan, step, starts)
+        logs = evaluates or marks.is_log_step(self.plan, step, starts)
         with self._timer:
             batch = self._loader.batch(self.order, self.state.step)
             rate = schedule.learning_rate(self.plan.segments, step * self.plan.tokens_per_step)
@@ -96,6 +99,10 @@ class Loop:
         if logs and numbers:
             self._log(outcome, numbers)
         self._after(evaluates=evaluates, commits=commits)
+
+    def _looks_for_weights(self, step: int) -> bool:
+        batch = self.plan.tokens_per_step
+        return self._look_every > 0 and marks.fires(self._look_every, (step - 1) * batch, step * batch)
 
     def _settle(self, keep: int) -> Numbers | None:
         """Read the oldest outcomes until `keep` are left; all ranks see the same requests at the same step."""
@@ -140,8 +147,12 @@ class Loop:
                 "spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
             )
         past, seconds = self.state.decisions, dict(self.state.seconds)
+        first_look, first_phase = self.state.evaluations[:1], self.state.phases[:1]
         beyond = self.order.cursors(failed - 1 + budget.skip_steps)
         self.state = self._keeper.restore()
+        if self.state.step == 0:
+            # No checkpoint yet: what was measured and decided before the first update stands.
+            self.state.evaluations, self.state.phases = first_look, first_phase
         restored = self._new_order(self.state.phase_log())
         here = restored.cursors(self.state.step)
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}

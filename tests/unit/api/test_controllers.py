@@ -138,3 +138,120 @@ def test_the_snapshot_keeps_the_bounds_and_they_are_part_of_the_experiment(check
     assert other.digest != snapshot.digest
     plain = resolve(check({"spec.replay": ADAPTIVE["spec.replay"].split(", adaptive")[0] + "}"}).run, uid="u")
     assert "adaptive" not in plain.to_json()["replay"]
+
+
+TWO = {"spec.corpus": "{sources: [{name: a, uri: a.jsonl, license: MIT}, {name: b, uri: b.jsonl, license: MIT}]}"}
+GRAPH = {**TWO, "spec.mixture": "{every: 10%, skillGraph: {rate: 0.5, edges: [{source: b, helps: a}]}}"}
+DISCREPANCY = {**TWO, "spec.mixture": "{domainDiscrepancy: {}}"}
+
+MIXTURE_REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "no rule": ({**TWO, "spec.mixture": "{every: 10%}"}, ("spec.mixture", "nothing")),
+    "two rules": (
+        {**GRAPH, "spec.mixture.domainDiscrepancy": "{}"},
+        ("spec.mixture", "domainDiscrepancy and skillGraph"),
+    ),
+    "one source": ({"spec.mixture": "{domainDiscrepancy: {}}"}, ("spec.mixture", "one source in a group")),
+    "a weight of its own": (
+        {
+            **DISCREPANCY,
+            "spec.corpus": "{sources: [{name: a, uri: a.jsonl, weight: 2, license: MIT}, "
+            "{name: b, uri: b.jsonl, weight: 1, license: MIT}]}",
+        },
+        ("spec.corpus.sources[0].weight", "2"),
+    ),
+    "an edge to nowhere": (
+        {**GRAPH, "spec.mixture.skillGraph.edges": "[{source: c, helps: a}]"},
+        ("spec.mixture.skillGraph.edges[0].source", "c"),
+    ),
+    "an edge to itself": (
+        {**GRAPH, "spec.mixture.skillGraph.edges": "[{source: a, helps: a}]"},
+        ("spec.mixture.skillGraph.edges[0]", "a helps itself"),
+    ),
+    "an edge twice": (
+        {**GRAPH, "spec.mixture.skillGraph.edges": "[{source: a, helps: b}, {source: a, helps: b, weight: 1}]"},
+        ("spec.mixture.skillGraph.edges[1]", "a helps b a second time"),
+    ),
+    "a source that nobody scores": (
+        {**GRAPH, "spec.evaluation": "{sets: [{name: a}]}"},
+        ("spec.evaluation.sets", "nothing held out of source b"),
+    ),
+    "too much smoothing": (
+        {**DISCREPANCY, "spec.mixture.domainDiscrepancy.smoothing": "1.5"},
+        ("spec.mixture.domainDiscrepancy.smoothing", "1.5"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURE_REFUSALS)
+def test_a_mixtures_refusals_name_the_field_to_edit(check, name):
+    changes, wanted = MIXTURE_REFUSALS[name]
+    problem = check(changes).problems[0]
+    assert (problem.field, problem.found) == wanted
+
+
+def test_a_mixtures_rule_starts_from_even_weights_and_is_part_of_the_experiment(check):
+    graph, plain = (resolve(check(changes).run, uid="u") for changes in (GRAPH, TWO))
+    assert [source.weight for source in graph.sources] == [1.0, 1.0]
+    assert [source.weight for source in plain.sources] == [None, None]
+    assert graph.to_json()["mixture"] == {
+        "every": "10%",
+        "domainDiscrepancy": None,
+        "skillGraph": {"rate": 0.5, "window": 3, "edges": [{"source": "b", "helps": "a", "weight": 0.5}]},
+    }
+    assert "mixture" not in plain.to_json()
+    assert graph.digest != plain.digest
+    assert Snapshot.model_validate(graph.to_json()) == graph
+
+
+def test_sample_weights_default_to_the_papers_setting_and_leave_no_trace_when_off(check):
+    on = resolve(check({"spec.training.sampleWeights": "{strategy: LinUpper}"}).run, uid="u")
+    assert on.to_json()["training"]["sampleWeights"] == {
+        "strategy": "LinUpper",
+        "temperature": 1.0,
+        "uniform": "5%",
+    }
+    assert "sampleWeights" not in resolve(check({}).run, uid="u").to_json()["training"]
+    (problem,) = check({"spec.training.sampleWeights": "{temperature: 1}"}).problems
+    assert problem.field == "spec.training.sampleWeights.strategy"
+    (problem,) = check({"spec.training.sampleWeights": "{strategy: LinUpper, temperature: 0}"}).problems
+    assert (problem.field, problem.found) == ("spec.training.sampleWeights.temperature", "0")
+
+
+SUBSET_REFUSALS: dict[str, tuple[str, tuple[str, str]]] = {
+    "no size": ("subset: {by: Random}", ("spec.corpus.sources[0].subset", "nothing")),
+    "two sizes": ("subset: {share: 10%, tokens: 5M}", ("spec.corpus.sources[0].subset", "share and tokens")),
+    "nothing of it": ("subset: {share: 0%}", ("spec.corpus.sources[0].subset.share", "0%")),
+    "no score": ("subset: {share: 10%, by: HighestScore}", ("spec.corpus.sources[0].scoreField", "nothing")),
+    "an idle score": ("scoreField: quality", ("spec.corpus.sources[0].scoreField", "quality")),
+    "an idle score beside a subset": (
+        "scoreField: quality, subset: {share: 10%}",
+        ("spec.corpus.sources[0].scoreField", "quality"),
+    ),
+    "scores of texts": (
+        "format: Text, scoreField: quality, subset: {share: 10%, by: LowestScore}",
+        ("spec.corpus.sources[0].scoreField", "quality"),
+    ),
+    "a subset of shards": (
+        "format: Tokens, subset: {share: 10%}",
+        ("spec.corpus.sources[0].subset", "subset with format Tokens"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBSET_REFUSALS)
+def test_a_subsets_refusals_name_the_field_to_edit(check, name):
+    text, wanted = SUBSET_REFUSALS[name]
+    source = f"{{sources: [{{name: a, uri: a.jsonl, license: MIT, {text}}}]}}"
+    assert wanted in [(problem.field, problem.found) for problem in check({"spec.corpus": source}).problems]
+
+
+def test_a_subset_is_part_of_the_experiment(check):
+    def snapshot(more: str) -> Snapshot:
+        text = f"{{sources: [{{name: a, uri: a.jsonl, license: MIT{more}}}]}}"
+        return resolve(check({"spec.corpus": text}).run, uid="u")
+
+    plain, best = snapshot(""), snapshot(", scoreField: q, subset: {share: 10%, by: HighestScore}")
+    (source,) = best.to_json()["sources"]
+    assert (source["scoreField"], source["subset"]) == ("q", {"share": "10%", "tokens": None, "by": "HighestScore"})
+    assert {"scoreField", "subset"} & plain.to_json()["sources"][0].keys() == set()
+    assert plain.digest != best.digest

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LENGTH, SETTINGS, Trainer, batch_of, random_rows, tiny
 
@@ -57,6 +57,7 @@ def test_equal_losses_and_a_high_temperature_weigh_the_same(strategy: str) -> No
     st.floats(0.01, 100.0),
     st.floats(0.1, 10.0),
 )
+@settings(deadline=None)
 def test_weights_are_shares_that_know_no_unit(
     losses: list[float], strategy: str, temperature: float, unit: float
 ) -> None:

@@ -6,14 +6,18 @@ Every rank calls this at the same step with the same state and writes the same p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rewarm_api.controller_rules import share
+from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group, Pins, Plan, Role, Snapshot
+from rewarm_trainer.controllers.domain_discrepancy import DomainDiscrepancy
 from rewarm_trainer.controllers.forgetting_budget import REASON as BUDGET
 from rewarm_trainer.controllers.forgetting_budget import ForgettingBudget
 from rewarm_trainer.controllers.protocol import Controller, Decision, Losses, Progress, SetHistory, SetLook
-from rewarm_trainer.order import Phase
+from rewarm_trainer.controllers.skill_graph import SkillGraph
+from rewarm_trainer.order import MIXTURE, Phase
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.statistics import Delta
 
@@ -43,12 +47,20 @@ class Conductor:
         new = {source.name for source in snapshot.group(Group.CORPUS)}
         replay = {name: pin for name, pin in pins.sources.items() if name not in new}
         return Conductor(
-            controllers_of(snapshot),
+            controllers_of(snapshot, pins.plan),
             plan=pins.plan,
             corpus={name: pin.weight for name, pin in pins.sources.items() if name in new},
             replay={name: pin.weight for name, pin in replay.items()},
             allowed={name: pin.rows * snapshot.replay.max_repeats for name, pin in replay.items()},
         )
+
+    def begin(self, state: TrainState) -> list[dict[str, Any]]:
+        """Ask each controller before the first update: the first phase begins with what they decide."""
+        opening = state.phase_log()[-1]
+        told = self.act(state)
+        decided = state.phase_log()[-1]
+        state.phases = [replace(opening, ratio=decided.ratio, weights=decided.weights).to_json()]
+        return told
 
     def act(self, state: TrainState) -> list[dict[str, Any]]:
         """Ask each controller after a look; what they decide is in `state` and, as JSON, in the result."""
@@ -82,10 +94,10 @@ class Conductor:
         for decision in moving.values():
             ratio = decision.ratio if decision.ratio is not None else ratio
             weights.update(decision.weights or {})
-        return Phase(step, ratio, "+".join(moving), weights=weights or None)
+        return replace(last, first_step=step, ratio=ratio, reason="+".join(moving), skipped={}, weights=weights or None)
 
 
-def controllers_of(snapshot: Snapshot) -> dict[str, Controller]:
+def controllers_of(snapshot: Snapshot, plan: Plan) -> dict[str, Controller]:
     """The controllers of a snapshot, by the reason that they write into the phase log."""
     result: dict[str, Controller] = {}
     adaptive = snapshot.replay.adaptive
@@ -93,7 +105,20 @@ def controllers_of(snapshot: Snapshot) -> dict[str, Controller]:
         result[BUDGET] = ForgettingBudget(
             adaptive.forgetting_budget, float(share(adaptive.minimum)), float(share(adaptive.maximum))
         )
+    mixture, every = snapshot.mixture, look_every(snapshot, plan)
+    if mixture is not None and mixture.domain_discrepancy is not None:
+        result[MIXTURE] = DomainDiscrepancy(mixture.domain_discrepancy.smoothing, every)
+    if mixture is not None and mixture.skill_graph is not None:
+        graph = {(edge.source, edge.helps): edge.weight for edge in mixture.skill_graph.edges}
+        result[MIXTURE] = SkillGraph(mixture.skill_graph.rate, mixture.skill_graph.window, graph, every)
     return result
+
+
+def look_every(snapshot: Snapshot, plan: Plan) -> int:
+    """Tokens between the looks that a mixture's rule needs, at least a step; 0: it needs none."""
+    if snapshot.mixture is None:
+        return 0
+    return max(plan.tokens_per_step, parse_length(snapshot.mixture.every, plan.tokens))
 
 
 def losses_of(evaluations: Sequence[Mapping[str, Any]]) -> Losses:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from rewarm_api.snapshot import Plan, Role
+from rewarm_trainer.marks import fires
 from rewarm_trainer.order import Phase
 from rewarm_trainer.statistics import Delta
 
@@ -134,3 +135,45 @@ def significant_below(value: float, digits: int = 3) -> float:
     unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
     rounded = significant(math.floor(value / unit + 1e-9) * unit, digits)
     return rounded if rounded <= value else significant(rounded - unit, digits)
+
+
+def fires_at(plan: Plan, every: int, tokens: int) -> bool:
+    """Whether a mark of `every` tokens fires after the step that ends at `tokens`; never at 0."""
+    return tokens > 0 and fires(every, tokens - plan.tokens_per_step, tokens)
+
+
+def at_mark(progress: Progress, every: int) -> bool:
+    """Whether weights are to be updated here; not at the plan's end, where no row follows."""
+    return progress.rows_to_come > 0 and fires_at(progress.plan, every, progress.tokens)
+
+
+def rounded_shares(shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares as they enter the phase log."""
+    return {name: round(share, 6) for name, share in shares.items()}
+
+
+def bounded_shares(shares: Mapping[str, float], progress: Progress) -> dict[str, float]:
+    """Shares of the replay group under which no source repeats beyond `maxRepeats` at the present ratio.
+
+    What one source cannot give goes to the others in proportion. When all together cannot give what the ratio asks for
+    (then the ratio is bounded first, see `highest_ratio`), the rows left are the shares.
+    """
+    rows = progress.rows_to_come * progress.ratio
+    if rows <= 0:
+        return dict(shares)
+    limits = {name: max(0, progress.left[name] - ROWS_OF_ROUNDING) / rows for name in shares}
+    if sum(limits.values()) <= 1:
+        whole = sum(limits.values())
+        return {name: limit / whole for name, limit in limits.items()} if whole else dict(shares)
+    full: set[str] = set()
+    while True:
+        free = 1.0 - sum(limits[name] for name in full)
+        open_weight = sum(share for name, share in shares.items() if name not in full)
+        given = {
+            name: limits[name] if name in full else free * (share / open_weight if open_weight else 0.0)
+            for name, share in shares.items()
+        }
+        over = {name for name in shares if name not in full and given[name] > limits[name]}
+        if not over:
+            return given
+        full |= over

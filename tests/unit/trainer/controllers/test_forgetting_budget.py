@@ -227,6 +227,7 @@ def test_whatever_is_seen_the_bounds_hold(forgetting: Sequence[float], start: fl
     assert not any(rises) or run.trained <= max(allowed, start * ROWS * PLAN.steps) + 1
 
 
+@settings(deadline=None)
 @given(left=st.integers(0, 10**6), step=st.integers(0, 399), weights=st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)))
 def test_the_highest_ratio_never_asks_for_more_rows_than_are_left(
     left: int, step: int, weights: tuple[float, float]
@@ -240,6 +241,7 @@ def test_the_highest_ratio_never_asks_for_more_rows_than_are_left(
         assert asked <= progress.left[name] * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-9, 1.0))
 def test_rounding_down_rounds_down_and_not_far(value: float) -> None:
     rounded = significant_below(value)
