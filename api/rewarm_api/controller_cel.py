@@ -59,6 +59,17 @@ RULES: dict[str, list[CelRule]] = {
             "message": "exactly one of domainDiscrepancy | skillGraph",
         }
     ],
+    "spec.mixture.domainDiscrepancy.teacher": [
+        {
+            "rule": "[has(self.huggingFace), has(self.s3), has(self.file)].exists_one(x, x)",
+            "message": "exactly one of huggingFace | s3 | file",
+        },
+        {
+            "rule": "!has(self.file)",
+            "message": "a cluster cannot read this machine's files; use huggingFace or s3",
+            "fieldPath": ".file",
+        },
+    ],
     "spec.mixture.skillGraph.edges[]": [
         {"rule": "self.source != self.helps", "message": "an edge joins two sources; each helps itself already"}
     ],

@@ -106,6 +106,16 @@ def mixture_is_one(spec: Any) -> Iterator[Problem]:
         yield from exactly_one("spec.mixture", spec.mixture, "domain_discrepancy", "skill_graph")
 
 
+@rule("mixture.domainDiscrepancy.teacher", "corpus.sources")
+def teacher_is_one(spec: Any) -> Iterator[Problem]:
+    discrepancy = spec.mixture and spec.mixture.domain_discrepancy
+    if discrepancy is not None and discrepancy.teacher is not None:
+        path = "spec.mixture.domainDiscrepancy.teacher"
+        yield from exactly_one(path, discrepancy.teacher, "hugging_face", "s3", "file")
+        if len(spec.corpus.sources) < 2:
+            yield Problem(path, "one source in the corpus", "two sources or more, which it weighs", "remove teacher")
+
+
 def _weighed(spec: Any) -> Iterator[tuple[str, list[Any]]]:
     """(path, sources) of the groups whose weights spec.mixture moves."""
     if spec.mixture is None:

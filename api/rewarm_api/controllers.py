@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rewarm_api.base_model import FileModel, HuggingFace, S3Model
 from rewarm_api.fields import Integer, Mark, Name, Number, Percent, Spec
 from rewarm_api.snapshot import Group
 
@@ -21,11 +22,24 @@ class Adaptive(Spec):
     """Highest replay ratio, below 100%; maxRepeats may bound it further."""
 
 
+class Teacher(Spec):
+    """A model that knows the new domain: exactly one source."""
+
+    hugging_face: HuggingFace | None = None
+    """A repository of the Hugging Face hub."""
+    s3: S3Model | None = None
+    """A model folder in a bucket."""
+    file: FileModel | None = None
+    """A model folder on this machine, a checkpoint of another run for example. Local runs only."""
+
+
 class DomainDiscrepancy(Spec):
     """Weights follow the perplexity of the model over that of a teacher, source by source (DDK, 2407.16154)."""
 
     smoothing: Annotated[Number, Field(ge=0, le=1)] = 0.5
     """Share of the rows spread evenly over the sources of a group, whatever their losses; the paper's 1 - alpha."""
+    teacher: Teacher | None = None
+    """Model that the corpus is measured against, of the same tokenizer. Default: the base, as for replay."""
 
 
 class Edge(Spec):

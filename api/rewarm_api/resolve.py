@@ -120,7 +120,7 @@ def _decimal(number: float) -> Decimal:
     return Decimal(plain_decimal(Decimal(repr(number))))
 
 
-def _base_model(given: base_model.BaseModel) -> result.BaseModelSource:
+def _base_model(given: base_model.BaseModel | controllers.Teacher) -> result.BaseModelSource:
     options = given.model_dump(mode="json", by_alias=True, exclude_none=True)
     (kind,) = options
     if kind == "scratch" and not options[kind]["tokenizer"]:
@@ -175,7 +175,12 @@ def _mixture(given: controllers.MixtureControl | None) -> result.MixtureControl 
     edges = sorted(graph.edges if graph else (), key=lambda edge: (edge.source, edge.helps))
     return result.MixtureControl(
         every=given.every,
-        domain_discrepancy=None if discrepancy is None else result.DomainDiscrepancy(smoothing=discrepancy.smoothing),
+        domain_discrepancy=None
+        if discrepancy is None
+        else result.DomainDiscrepancy(
+            smoothing=discrepancy.smoothing,
+            teacher=None if discrepancy.teacher is None else _base_model(discrepancy.teacher),
+        ),
         skill_graph=None
         if graph is None
         else result.SkillGraph(

@@ -116,10 +116,18 @@ class Replay(Frozen):
     adaptive: Adaptive | None = added(None, "None: the ratio stands")
 
 
+class BaseModelSource(Frozen):
+    """Where the weights come from: `kind` names the one source that was given, `options` are its fields."""
+
+    kind: str = Field(description="huggingFace | s3 | volume | file | mlflow | run | scratch")
+    options: dict[str, Any]
+
+
 class DomainDiscrepancy(Frozen):
     """Weights by the model's perplexity over its teacher's, by source."""
 
     smoothing: float = Field(description="share spread evenly over the sources of a group")
+    teacher: BaseModelSource | None = Field(default=None, description="of the corpus; None: the base")
 
 
 class Edge(Frozen):
@@ -144,13 +152,6 @@ class MixtureControl(Frozen):
     every: str = Field(description="tokens or percent of the plan")
     domain_discrepancy: DomainDiscrepancy | None = None
     skill_graph: SkillGraph | None = None
-
-
-class BaseModelSource(Frozen):
-    """Where the weights come from: `kind` names the one source that was given, `options` are its fields."""
-
-    kind: str = Field(description="huggingFace | s3 | volume | file | mlflow | run | scratch")
-    options: dict[str, Any]
 
 
 class Segment(Frozen):
@@ -363,6 +364,7 @@ class Pins(Frozen):
     sources: dict[str, SourcePin]
     sets: dict[str, SetPin]
     plan: Plan
+    teacher: dict[str, Any] | None = added(None, "what the teacher of spec.mixture stood for")
 
     @property
     def digest(self) -> str:

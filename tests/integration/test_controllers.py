@@ -221,6 +221,33 @@ def test_domain_discrepancy_with_a_forgetting_budget(world: World, base: Path) -
         assert min(last["weights"][name] for name in pair) >= 0.25, "the floor of smoothing"
 
 
+def checkpoint_of(world: World, workdir: str) -> str:
+    return str(max((world.root / workdir / "checkpoints").glob("step-*")).relative_to(world.root))
+
+
+def test_a_teacher_sets_the_first_weights_and_one_of_another_tokenizer_is_refused(world: World, base: Path) -> None:
+    def manifest(name: str, teacher: str) -> Path:
+        return on_base(
+            world,
+            name,
+            corpus__sources=halves(world),
+            budget={"tokens": 10 * 256},
+            mixture={"every": "50%", "domainDiscrepancy": {"teacher": {"file": {"path": teacher}}}},
+        )
+
+    done = world.run(manifest("taught", checkpoint_of(world, "forgetful-base")), "taught")
+    assert done.code == 0, done.err
+    opening = world.report("taught")["phases"][0]
+    assert opening["weights"] == {"calls": 0.5, "classes": 0.5}, "the base is as good as itself"
+    assert json.loads((world.root / "taught" / "pins.json").read_text())["teacher"]["kind"] == "file"
+    stranger = world.manifest("stranger", replay=None, budget={"tokens": 256})
+    assert world.run(stranger, "stranger").code == 0
+    done = world.run(manifest("mistaught", checkpoint_of(world, "stranger")), "mistaught")
+    assert done.code == 65
+    assert "spec.mixture.domainDiscrepancy.teacher" in done.err
+    assert "perplexities of two tokenizers cannot be compared" in done.err
+
+
 def test_too_small_a_subset_overfits_and_the_report_says_so(world: World, base: Path) -> None:
     scored = [json.dumps({"text": text, "quality": len(text)}) + "\n" for text in functions()[:300]]
     (world.root / "data" / "scored.jsonl").write_text("".join(scored))

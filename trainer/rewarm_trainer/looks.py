@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,6 +163,16 @@ class Looks:
                 extra = {"label_values": list(given.labels), "dates": list(given.dates)}
                 write_json(self._state / "final" / f"{name}.json", {**value.to_json(), **extra})
         return self._line(step, tokens, scores, full=True, began=began)
+
+    def scored_by(self, losses: nn.Module, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Mean loss of another model on the sets of these names: `full`, and on the documents of a `look`."""
+        scorer, found = replace(self._scorer, losses=losses), {}
+        for name in names:
+            documents = self.sets[name].documents
+            scores = scorer.score(documents, None, None)
+            few = scores.first(evaluation.within(documents, scorer.bos, self._look_tokens))
+            found[name] = {"full": scores.loss, "look": few.loss}
+        return found
 
     def _score(self, name: str, count: int | None) -> Scores:
         def progress(done: int, total: int) -> None:

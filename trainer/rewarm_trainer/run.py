@@ -130,6 +130,7 @@ def prepare_run(
     from rewarm_trainer.corpus.prepare import prepare
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
+    from rewarm_trainer.teacher import checked_teacher
 
     began = time.monotonic()
     earlier = earlier_sources(snapshot, root, cache)
@@ -148,6 +149,7 @@ def prepare_run(
         shared_uri=shared_uri,
     )
     check_tokenizer(earlier, prepared.pins.tokenizer)
+    teacher = checked_teacher(snapshot, root, cache, pins, prepared.pins.tokenizer)
     if handle:
         # Beside every checkpoint lies the tokenizer that it was trained with, its base's.
         handle.save(work.tokenizer)
@@ -158,9 +160,10 @@ def prepare_run(
     log.close()
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
+    found = pins or prepared.pins.model_copy(update={"teacher": teacher and teacher.pin})
     if pins is None:
-        write_bytes(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
-    return pins or prepared.pins
+        write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+    return found
 
 
 def is_prepared(pins: Pins, cache: Path) -> bool:

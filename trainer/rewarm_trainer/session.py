@@ -17,8 +17,9 @@ from torch import nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
-from rewarm_api.snapshot import Pins, Plan, Snapshot
+from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
 from rewarm_trainer import model as models
+from rewarm_trainer import teacher as teachers
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
@@ -280,6 +281,16 @@ class Session:
             state=run.work.state,
             report=report,
         )
+
+    def teacher_losses(self, looks: Looks) -> dict[str, dict[str, float]]:
+        """What the teacher of `mixture.domainDiscrepancy` scores on the corpus; empty without one."""
+        found = teachers.locate_teacher(self.run.snapshot, manifest_root(self.run.work), self.run.cache, self.run.pins)
+        if found is None or found.folder is None:
+            return {}
+        names = [source.name for source in self.run.snapshot.group(Group.CORPUS)]
+        model = models.load_model(found.folder).to(self.accelerator.device)
+        models.check_vocabulary(model, self._largest_id(), str(found.folder))
+        return looks.scored_by(models.TokenLosses(model), names)
 
     def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any, before_publish: Any) -> Keeper:
         tokenizer = self.run.work.tokenizer

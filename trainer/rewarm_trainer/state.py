@@ -22,6 +22,7 @@ class TrainState:
     evaluations: every look so far, the baseline first. rollbacks: how much of the divergence budget is spent.
     environment: what a bit-exact resume depends on; a difference on resume is a warning that names it.
     lowest: the lowest look of each New set, per document (overfitting.py).
+    teacher: the teacher's loss on each corpus set, `full` and on the documents of a `look` (teacher.py).
     """
 
     experiment: str
@@ -40,6 +41,7 @@ class TrainState:
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     lowest: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
     version: int = 1
 
     def to_json(self) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Worker:
             self._state.evaluations = [baseline] if looks.sets else []
             self._state.seconds["baseline"] = baseline["seconds"]
             self._listen({"event": "evaluation", **baseline})
+            self._state.teacher = session.teacher_losses(looks)
             for decision in Conductor.of(run.snapshot, run.pins).begin(self._state):
                 self._listen({"event": "decision", **decision})
         else:

@@ -175,6 +175,14 @@ MIXTURE_REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
         {**GRAPH, "spec.evaluation": "{sets: [{name: a}]}"},
         ("spec.evaluation.sets", "nothing held out of source b"),
     ),
+    "a teacher of nothing": (
+        {**DISCREPANCY, "spec.mixture.domainDiscrepancy": "{teacher: {}}"},
+        ("spec.mixture.domainDiscrepancy.teacher", "nothing"),
+    ),
+    "two teachers": (
+        {**DISCREPANCY, "spec.mixture.domainDiscrepancy": "{teacher: {file: {path: x}, s3: {uri: s3://b/x}}}"},
+        ("spec.mixture.domainDiscrepancy.teacher", "s3 and file"),
+    ),
     "too much smoothing": (
         {**DISCREPANCY, "spec.mixture.domainDiscrepancy.smoothing": "1.5"},
         ("spec.mixture.domainDiscrepancy.smoothing", "1.5"),
@@ -201,6 +209,15 @@ def test_a_mixtures_rule_starts_from_even_weights_and_is_part_of_the_experiment(
     assert "mixture" not in plain.to_json()
     assert graph.digest != plain.digest
     assert Snapshot.model_validate(graph.to_json()) == graph
+
+
+def test_a_teacher_on_this_machine_is_for_local_runs(check):
+    changes = {**DISCREPANCY, "spec.mixture.domainDiscrepancy": "{teacher: {file: {path: x}}}"}
+    assert check(changes).valid
+    fields = [problem.field for problem in check(changes, local=False).problems]
+    assert "spec.mixture.domainDiscrepancy.teacher.file" in fields
+    snapshot = resolve(check(changes).run, uid="u")
+    assert snapshot.mixture.domain_discrepancy.teacher.to_json() == {"kind": "file", "options": {"path": "x"}}
 
 
 def test_sample_weights_default_to_the_papers_setting_and_leave_no_trace_when_off(check):

@@ -86,6 +86,7 @@ class Conductor:
             replay=phases[-1].within(self._replay),
             left={name: rows - state.cursors.get(name, 0) for name, rows in self._allowed.items()},
             decisions=state.decisions,
+            teacher=state.teacher,
         )
 
     def _phase(self, step: int, progress: Progress, moving: Mapping[str, Decision]) -> Phase:

@@ -7,10 +7,10 @@
 The paper's alpha is 1 - smoothing. Only the sampling of the paper, not its distillation loss (gamma KL against the
 teacher on every batch): that costs a forward pass of the teacher for every row trained on.
 
-The teacher is the base model, so S_i / T_i = exp(delta_i), delta_i the paired difference to the baseline on the same
-documents. In the replay group it is above 1 where the model has forgotten; in the corpus it is below 1, and highest
-where the model has gained least. The rule weighs the sources within a group: how much is replayed stays with
-`replay.ratio` and `replay.adaptive`.
+The teacher of the old domains is the base model, so S_i / T_i = exp(delta_i), delta_i the paired difference to the
+baseline on the same documents: above 1 where the model has forgotten. The teacher of the corpus is the base too (then
+the ratio is highest where the model has gained least) or a model that knows the domains. The rule weighs the sources
+within a group: how much is replayed stays with `replay.ratio` and `replay.adaptive`.
 """
 
 from __future__ import annotations
@@ -49,18 +49,20 @@ class DomainDiscrepancy:
     every: int
 
     def __call__(self, progress: Progress, losses: Losses) -> Decision | None:
-        """WeightsMoved at each mark at which every source of a group has a finite loss."""
-        if progress.step == 0 or not at_mark(progress, self.every):
-            return None  # against the base itself r_0 is even, and so are the weights that a run starts with
+        """WeightsMoved at each mark at which every source of a group has a finite loss; r_0 before the first update,
+        unless the base is its own teacher: then r_0 is even, as the weights are that a run starts with."""
+        first = progress.step == 0
+        if not (progress.teacher if first else at_mark(progress, self.every)):
+            return None
         weights: dict[str, float] = {}
         ratios: dict[str, float] = {}
         for group in (progress.corpus, progress.replay):
-            behind = {name: _ratio(losses, name) for name in group}
+            behind = {name: _ratio(progress, losses, name) for name in group}
             if len(group) < 2 or not all(map(math.isfinite, behind.values())):
                 continue
             whole = sum(group.values())
             before = {name: weight / whole for name, weight in group.items()}
-            shares = next_shares(before, behind, self.smoothing)
+            shares = first_shares(behind) if first else next_shares(before, behind, self.smoothing)
             if group is progress.replay:
                 shares = bounded_shares(shares, progress)
             weights |= rounded_shares(shares)
@@ -72,14 +74,18 @@ class DomainDiscrepancy:
         return Decision("WeightsMoved", why, weights=weights, facts={"weights": weights, "ratios": ratios})
 
 
-def _ratio(losses: Losses, name: str) -> float:
-    """exp(delta) of the newest look; nan without one."""
+def _ratio(progress: Progress, losses: Losses, name: str) -> float:
+    """S / T by the newest look, of the same documents; nan without one."""
     history = losses.get(name)
-    delta = history.looks[-1].delta if history and history.looks else None
-    if delta is None:
+    if history is None or not history.looks:
         return math.nan
+    look, taught = history.looks[-1], progress.teacher.get(name)
+    if taught is not None:
+        difference = look.loss - taught["full" if look.delta is None else "look"]
+    else:
+        difference = math.nan if look.delta is None else look.delta.mean
     try:
-        return math.exp(delta.mean)
+        return math.exp(difference)
     except OverflowError:
         return math.inf
 

@@ -50,7 +50,8 @@ class Progress:
     """Where a run stands at a look: `step` updates made, of `plan`.
 
     `corpus`, `replay`: weights of the sources within their group now. `left`: how many more rows each replay source may
-    give before it was repeated `maxRepeats` times. `decisions`: all earlier ones, of any kind.
+    give before it was repeated `maxRepeats` times. `decisions`: all earlier ones, of any kind. `teacher`: a teacher's
+    loss by source, on the `full` set and on the documents of a `look`; empty where the base is the teacher.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Progress:
     replay: Mapping[str, float]
     left: Mapping[str, int] = field(default_factory=dict)
     decisions: Sequence[Mapping[str, Any]] = ()
+    teacher: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

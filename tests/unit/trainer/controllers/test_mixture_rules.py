@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -136,6 +137,23 @@ def test_discrepancy_weighs_each_group_for_itself() -> None:
     alone = control(progress(20, {"a": 1, "b": 1}, {"old": 1}), losses)
     assert alone is not None
     assert (alone.weights or {}).keys() == {"a", "b"}
+
+
+def test_against_a_teacher_of_its_own_the_corpus_follows_the_paper_through_two_rounds() -> None:
+    """science.md section 8 again, from losses: the teacher's perplexity is 10 everywhere."""
+    taught = {name: {"full": math.log(10), "look": math.log(10)} for name in "abc"}
+    baseline = dict(zip("abc", map(math.log, (20, 10, 12)), strict=True))
+    later = dict(zip("abc", map(math.log, (16, 10, 11)), strict=True))
+    control, even = DomainDiscrepancy(0.5, EVERY), dict.fromkeys("abc", 1.0)
+    losses = {name: SetHistory(Role.NEW, [SetLook(0, loss, None)]) for name, loss in baseline.items()}
+    first = control(replace(progress(0, even), teacher=taught), losses)
+    assert first is not None
+    assert list((first.weights or {}).values()) == pytest.approx([0.550295, 0.202442, 0.247263], abs=1e-6)
+    losses = {name: history(later[name], base=baseline[name]) for name in "abc"}
+    second = control(replace(progress(20, first.weights or {}), teacher=taught), losses)
+    assert second is not None
+    assert list((second.weights or {}).values()) == pytest.approx([0.505781, 0.235133, 0.259086], abs=2e-6)
+    assert control(progress(0, even), losses) is None, "against the base all begin even"
 
 
 def test_a_loss_that_is_not_known_moves_nothing() -> None:

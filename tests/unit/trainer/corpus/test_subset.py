@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
@@ -103,10 +104,11 @@ def test_preparation_trains_on_the_subset_and_judges_on_the_whole(bench, texts):
     assert pin.tokens == pytest.approx(all_of_it.tokens / 4, rel=0.1)
     assert pin.prepared != all_of_it.prepared
     assert pin.weight == pin.rows
-    trained = best.tokenizer.backend.decode(best.sources()["new"].row(0).tolist())
-    numbers = [int(part.split(" ")[0]) for part in trained.split("9-")[1:] if part.split(" ")[0].isdigit()]
-    assert numbers
-    assert min(numbers) >= 140, "only documents of a high score"
+    source_of_best = best.sources()["new"]
+    trained = best.tokenizer._backend.decode(source_of_best.slice(0, source_of_best.tokens).tolist())
+    scores = [int(number) for number in re.findall(r"9-(\d+) ", trained)]
+    assert len(scores) == pin.documents
+    assert min(scores) >= 140, "only documents of a high score"
     random = bench.prepare(corpus={"sources": [{**plain, "subset": {"share": "25%"}}]})
     assert random.pins.sources["new"].prepared not in (pin.prepared, all_of_it.prepared)
 
