@@ -214,7 +214,8 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         )
     if weights is not None:
         lines.append(
-            f"weights of sources start even and follow {weights['rule']}, every {format_tokens(weights['every'])} tokens"
+            f"weights of sources start even and follow {weights['rule']}, "
+            f"every {format_tokens(weights['every'])} tokens"
         )
     if facts["trunk"]:
         lines.append("a trunk: it ends without an anneal and is never promoted")

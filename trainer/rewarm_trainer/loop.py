@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rewarm_api.errors import DivergedError, Preempted
@@ -147,12 +148,14 @@ class Loop:
                 "spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
             )
         past, seconds = self.state.decisions, dict(self.state.seconds)
-        first_look, first_phase = self.state.evaluations[:1], self.state.phases[:1]
+        failing, opening = self.state, self.order.phases[0]
         beyond = self.order.cursors(failed - 1 + budget.skip_steps)
         self.state = self._keeper.restore()
         if self.state.step == 0:
             # No checkpoint yet: what was measured and decided before the first update stands.
-            self.state.evaluations, self.state.phases = first_look, first_phase
+            began = replace(self.state.phase_log()[0], ratio=opening.ratio, weights=opening.weights)
+            self.state.evaluations, self.state.phases = failing.evaluations[:1], [began.to_json()]
+            self.state.teacher, self.state.environment = failing.teacher, failing.environment
         restored = self._new_order(self.state.phase_log())
         here = restored.cursors(self.state.step)
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}
