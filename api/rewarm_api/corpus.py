@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rewarm_api.controllers import Adaptive
 from rewarm_api.fields import Digest, FieldName, Integer, Name, Number, Path, Spec, Uri, Words
 from rewarm_api.snapshot import Format
+from rewarm_api.subset import Subset
 
 
 class Source(Spec):
@@ -32,6 +34,10 @@ class Source(Spec):
     """Pin: a changed corpus is refused, not silently trained on."""
     bad_lines: Annotated[Integer, Field(ge=0, le=2**53 - 1)] = 0
     """How many undecodable lines or broken documents are tolerated; each is logged."""
+    score_field: FieldName = ""
+    """Field that holds a document's quality as a number, for a subset by score."""
+    subset: Subset | None = None
+    """Train on a part of the source only. Default: all of it."""
 
 
 Sources = Annotated[list[Source], Field(max_length=64)]
@@ -75,5 +81,7 @@ class Replay(Spec):
     """How replay enters training: rows among rows, or the same with a Reptile step every so many updates."""
     meta_experience: MetaExperience | None = None
     """The Reptile step; only with MetaExperienceReplay."""
+    adaptive: Adaptive | None = None
+    """Moves the ratio during training so that forgetting stays within a budget. Default: the ratio stands."""
     max_repeats: Annotated[Integer, Field(ge=1, le=1_000_000)] = 4
     """Refuse to repeat a replay source more often than this."""

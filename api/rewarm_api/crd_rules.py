@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rewarm_api import controller_cel
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.pod_rules import GPU_RESOURCES, RESERVED_ANNOTATIONS, RESERVED_ENVIRONMENT, RESERVED_PATHS
 
@@ -178,6 +179,7 @@ _SPEC = [
         "RaiseReplay needs a replay ratio above 0 to raise; add replay, or use Warn or Stop",
         fieldPath=".gates.onForgetting",
     ),
+    *controller_cel.SPEC,
 ]
 
 
@@ -309,7 +311,9 @@ RULES: dict[str, list[CelRule]] = {
             "metaExperience only with method MetaExperienceReplay; remove it, or set the method",
             fieldPath=".metaExperience",
         ),
+        *controller_cel.REPLAY,
     ],
+    **controller_cel.RULES,
     "spec.replay.sources[].uri": [_TEXT_ADDRESS],
     "spec.replay.fromRun": [
         local_only("path", "fromRun: {name: ...}"),

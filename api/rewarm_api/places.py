@@ -40,6 +40,7 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
                 expected = "a file ending in .parquet, .jsonl or .txt (also .gz, .zst), or hf://"
                 yield Problem(path, item.uri, expected, "name files with such a suffix")
     yield from _base_problems(spec.base_model, local)
+    yield from _teacher_problems(spec.mixture and spec.mixture.domain_discrepancy, local)
     if spec.replay is not None and spec.replay.from_run is not None:
         yield from _run_problems("spec.replay.fromRun", spec.replay.from_run, local)
     for field, part in (("checkpoints", spec.checkpoints), ("cache", spec.cache)):
@@ -101,6 +102,12 @@ def _base_problems(base: Any, local: bool | None) -> Iterator[Problem]:
         yield _local_only("spec.baseModel.file", "file", "huggingFace, s3, volume, mlflow or run")
     if base.scratch is not None and base.scratch.tokenizer is not None and base.scratch.tokenizer.file is not None:
         yield _local_only("spec.baseModel.scratch.tokenizer.file", base.scratch.tokenizer.file, "vocabularySize")
+
+
+def _teacher_problems(discrepancy: Any, local: bool | None) -> Iterator[Problem]:
+    teacher = discrepancy and discrepancy.teacher
+    if teacher is not None and teacher.file is not None and local is False:
+        yield _local_only("spec.mixture.domainDiscrepancy.teacher.file", "file", "huggingFace or s3")
 
 
 def _run_problems(path: str, run: Any, local: bool | None) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from rewarm_api import base_model, corpus, evaluation, training
+from rewarm_api import base_model, controllers, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
@@ -42,6 +42,7 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
         base_model=_base_model(given.base_model),
         sources=sources,
         replay=_replay(given.replay),
+        mixture=_mixture(given.mixture),
         schedule=_schedule(given),
         budget=result.Budget(
             tokens=given.budget.tokens,
@@ -140,7 +141,7 @@ def _decimal(number: float) -> Decimal:
     return Decimal(plain_decimal(Decimal(repr(number))))
 
 
-def _base_model(given: base_model.BaseModel) -> result.BaseModelSource:
+def _base_model(given: base_model.BaseModel | controllers.Teacher) -> result.BaseModelSource:
     options = given.model_dump(mode="json", by_alias=True, exclude_none=True)
     (kind,) = options
     if kind == "scratch" and not options[kind]["tokenizer"]:
@@ -153,11 +154,12 @@ def _sources(given: RunSpec) -> tuple[result.Source, ...]:
         (result.Group.CORPUS, given.corpus.sources),
         (result.Group.REPLAY, given.replay.sources if given.replay else []),
     )
-    sources = [_source(group, source) for group, members in groups for source in members]
+    even = controllers.weighed_groups(given.mixture)
+    sources = [_source(group, source, group in even) for group, members in groups for source in members]
     return tuple(sorted(sources, key=lambda source: source.name))
 
 
-def _source(group: result.Group, given: corpus.Source) -> result.Source:
+def _source(group: result.Group, given: corpus.Source, even: bool) -> result.Source:
     return result.Source(
         name=given.name,
         group=group,
@@ -165,10 +167,12 @@ def _source(group: result.Group, given: corpus.Source) -> result.Source:
         format=given.format or format_of(given.uri),
         text_field=given.text_field,
         group_field=given.group_field,
-        weight=given.weight,
+        weight=1.0 if even else given.weight,
         license=given.license,
         digest=given.digest,
         bad_lines=given.bad_lines,
+        score_field=given.score_field,
+        subset=None if given.subset is None else result.Subset(**given.subset.model_dump()),
     )
 
 
@@ -182,6 +186,28 @@ def _replay(given: corpus.Replay | None) -> result.Replay:
         method=given.method,
         max_repeats=given.max_repeats,
         meta_experience=_meta_experience(given),
+        adaptive=None if given.adaptive is None else result.Adaptive(**given.adaptive.model_dump()),
+    )
+
+
+def _mixture(given: controllers.MixtureControl | None) -> result.MixtureControl | None:
+    if given is None:
+        return None
+    discrepancy, graph = given.domain_discrepancy, given.skill_graph
+    edges = sorted(graph.edges if graph else (), key=lambda edge: (edge.source, edge.helps))
+    return result.MixtureControl(
+        every=given.every,
+        domain_discrepancy=None
+        if discrepancy is None
+        else result.DomainDiscrepancy(
+            smoothing=discrepancy.smoothing,
+            teacher=None if discrepancy.teacher is None else _base_model(discrepancy.teacher),
+        ),
+        skill_graph=None
+        if graph is None
+        else result.SkillGraph(
+            rate=graph.rate, window=graph.window, edges=tuple(result.Edge(**edge.model_dump()) for edge in edges)
+        ),
     )
 
 
@@ -249,7 +275,7 @@ def final_learning_rate(schedule: Schedule) -> float:
 
 
 def _training(given: training.Training) -> result.Training:
-    optimizer = given.optimizer
+    optimizer, weights = given.optimizer, given.sample_weights
     return result.Training(
         sequence_length=given.sequence_length,
         global_batch_tokens=given.global_batch_tokens,
@@ -262,6 +288,7 @@ def _training(given: training.Training) -> result.Training:
         freeze=tuple(given.freeze),
         divergence=result.Divergence(**given.divergence.model_dump()),
         seed=given.seed,
+        sample_weights=None if weights is None else result.SampleWeights(**weights.model_dump()),
     )
 
 

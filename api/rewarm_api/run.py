@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rewarm_api.base_model import BaseModel
+from rewarm_api.controllers import MixtureControl
 from rewarm_api.corpus import Corpus, Replay
 from rewarm_api.evaluation import Evaluation, Gates
 from rewarm_api.fields import Flag, Integer, KubernetesName, Name, Spec, Text
@@ -32,6 +33,8 @@ class RunSpec(Spec):
     """The new domain."""
     replay: Replay | None = None
     """Old text mixed into the new, against forgetting. Default: none."""
+    mixture: MixtureControl | None = None
+    """Moves the weights of sources during training. Default: they stand."""
     schedule: Schedule
     """The learning rate as a function of tokens."""
     budget: Budget

@@ -68,6 +68,14 @@ class SegmentKind(StrEnum):
     ANNEAL = "Anneal"
 
 
+class Subset(Frozen):
+    """A part of a source's training documents; one of share (percent of its bytes) and tokens (bytes / 4) is given."""
+
+    share: str | None
+    tokens: int | None
+    by: str = Field(description="Random | HighestScore | LowestScore")
+
+
 class Source(Frozen):
     """One source of training text."""
 
@@ -81,6 +89,8 @@ class Source(Frozen):
     license: str | None
     digest: str | None
     bad_lines: int
+    score_field: str = added("", "empty: no scores are read")
+    subset: Subset | None = added(None, "None: the whole source")
 
 
 class FromRun(Frozen):
@@ -97,12 +107,21 @@ class MetaExperience(Frozen):
     epsilon: float
 
 
+class Adaptive(Frozen):
+    """Feedback on the replay ratio: `forgetting_budget` in nats per token, bounds as percentages of all rows."""
+
+    forgetting_budget: float
+    minimum: str = Field(description="percent, e.g. 5%")
+    maximum: str = Field(description="percent, e.g. 50%")
+
+
 class Replay(Frozen):
     ratio: float = Field(description="share of all training rows drawn from replay, 0 <= ratio < 1")
     from_run: FromRun | None
     method: str
     max_repeats: int
     meta_experience: MetaExperience | None = added(None, "only with the method MetaExperienceReplay")
+    adaptive: Adaptive | None = added(None, "None: the ratio stands")
 
 
 class BaseModelSource(Frozen):
@@ -110,6 +129,37 @@ class BaseModelSource(Frozen):
 
     kind: str = Field(description="huggingFace | s3 | volume | file | mlflow | run | scratch")
     options: dict[str, Any]
+
+
+class DomainDiscrepancy(Frozen):
+    """Weights by the model's perplexity over its teacher's, by source."""
+
+    smoothing: float = Field(description="share spread evenly over the sources of a group")
+    teacher: BaseModelSource | None = Field(default=None, description="of the corpus; None: the base")
+
+
+class Edge(Frozen):
+    """Training on `source` lowers the loss on `helps`."""
+
+    source: str
+    helps: str
+    weight: float
+
+
+class SkillGraph(Frozen):
+    """Weights by the losses of a source and of those that it helps."""
+
+    rate: float
+    window: int
+    edges: tuple[Edge, ...] = Field(description="sorted by name; every source helps itself with weight 1")
+
+
+class MixtureControl(Frozen):
+    """What moves the weights of sources during training: one of the two rules."""
+
+    every: str = Field(description="tokens or percent of the plan")
+    domain_discrepancy: DomainDiscrepancy | None = None
+    skill_graph: SkillGraph | None = None
 
 
 class Segment(Frozen):
@@ -206,6 +256,14 @@ class Divergence(Frozen):
     skip_steps: int
 
 
+class SampleWeights(Frozen):
+    """Rows of a global batch weigh by their loss."""
+
+    strategy: str = Field(description="LinUpper | Quadratic | Extremes")
+    temperature: float
+    uniform: str = Field(description="tokens or percent of the plan in which all rows weigh the same")
+
+
 class Training(Frozen):
     sequence_length: int
     global_batch_tokens: int
@@ -218,6 +276,7 @@ class Training(Frozen):
     freeze: tuple[str, ...]
     divergence: Divergence
     seed: int
+    sample_weights: SampleWeights | None = added(None, "None: all rows weigh the same")
 
 
 class HeldOut(Frozen):
@@ -289,6 +348,7 @@ class Snapshot(Frozen):
     base_model: BaseModelSource
     sources: tuple[Source, ...] = Field(description="sorted by name")
     replay: Replay
+    mixture: MixtureControl | None = added(None, "None: the weights of sources stand")
     schedule: Schedule
     budget: Budget
     training: Training
@@ -336,6 +396,7 @@ class SourcePin(Frozen):
     weight: float = Field(description="as asked, or the training rows")
     repeats: float = Field(description="epochs of this source that the plan needs")
     scores: dict[str, str] = added({}, "content address of its documents' scores, by column")
+    left_out: int = added(0, "documents that the source's subset left out")
 
 
 class Inherited(Frozen):
@@ -366,6 +427,7 @@ class Pins(Frozen):
     sources: dict[str, SourcePin]
     sets: dict[str, SetPin]
     plan: Plan
+    teacher: dict[str, Any] | None = added(None, "what the teacher of spec.mixture stood for")
 
     @property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rewarm_api.fields import Flag, Integer, MicroBatchRows, Number, Spec, TokenQuantity, Words
+from rewarm_api.sample_weights import SampleWeights
 
 
 class Optimizer(Spec):
@@ -58,6 +59,8 @@ class Training(Spec):
     """Name patterns of parameters that stay as they are."""
     adaptation: Literal["Full"] = "Full"
     """Which weights are trained."""
+    sample_weights: SampleWeights | None = None
+    """Rows of a batch weigh by their own loss. Default: all the same."""
     divergence: Divergence = Divergence()
     """What to do when the loss diverges."""
     seed: Annotated[Integer, Field(ge=0, le=2**32 - 1)] = 0

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rewarm_api.controller_rules import share
 from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.phase_plan import mean_ratio
-from rewarm_api.quantity import QuantityError, format_tokens, parse_tokens
+from rewarm_api.quantity import QuantityError, format_tokens, parse_length, parse_tokens
 from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
 from rewarm_trainer import marks
 from rewarm_trainer.order import Phase
@@ -134,6 +135,7 @@ def plan_facts(
         "phases": _phases(snapshot, plan, mixture),
         "at": [at_position(plan, mixture, length, tokens) for tokens in at],
         "replay_ratio": requested_ratio(plan, snapshot.replay.ratio),
+        "controllers": _controllers(snapshot, plan),
         "sources": _sources(snapshot, plan, mixture, pins),
         "evaluation": {"every": plan.evaluation_every, "looks": looks, "sets": _sets(snapshot)},
         "checkpoints": {"every": plan.checkpoint_every, "count": checkpoint_count(plan)},
@@ -186,6 +188,26 @@ def _sources(snapshot: Snapshot, plan: Plan, mixture: PhasedMixture, pins: Pins 
             "epochs": None if pins is None or name not in pins.sources else count / pins.sources[name].rows,
         }
         for name, count in rows.items()
+    }
+
+
+def _controllers(snapshot: Snapshot, plan: Plan) -> dict[str, Any]:
+    """What may move the mixture that is shown here, which is where it starts."""
+    adaptive, weighed = snapshot.replay.adaptive, snapshot.mixture
+    return {
+        "replay_ratio": None
+        if adaptive is None
+        else {
+            "minimum": float(share(adaptive.minimum)),
+            "maximum": float(share(adaptive.maximum)),
+            "forgetting_budget": adaptive.forgetting_budget,
+        },
+        "weights": None
+        if weighed is None
+        else {
+            "rule": "skillGraph" if weighed.skill_graph is not None else "domainDiscrepancy",
+            "every": max(plan.tokens_per_step, parse_length(weighed.every, plan.tokens)),
+        },
     }
 
 
@@ -242,6 +264,17 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         for phase in facts["phases"]
         if phase["before"] is not None and not math.isclose(phase["before"], phase["from"], rel_tol=1e-9)
     ]
+    moves, weights = facts["controllers"]["replay_ratio"], facts["controllers"]["weights"]
+    if moves is not None:
+        lines.append(
+            f"replay starts at {facts['replay_ratio']:.2%} and moves between {moves['minimum']:.2%} and "
+            f"{moves['maximum']:.2%} to a forgetting budget of {moves['forgetting_budget']:g} nats per token"
+        )
+    if weights is not None:
+        lines.append(
+            f"weights of sources start even and follow {weights['rule']}, "
+            f"every {format_tokens(weights['every'])} tokens"
+        )
     if facts["trunk"]:
         lines.append("a trunk: it ends without an anneal and is never promoted")
     return lines

@@ -93,7 +93,7 @@ class World:
             text=True,
             env={**self.environment, **environment},
             cwd=self.root,
-            timeout=240,
+            timeout=float(os.environ.get("REWARM_TEST_PATIENCE", "240")),
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 from accelerate.state import AcceleratorState, GradientState
+from small_plans import LENGTH as LENGTH
+from small_plans import plan_of as plan_of
 from torch import nn
 
-from rewarm_api.snapshot import Decay, Optimizer, Plan, Segment, SegmentKind
+from rewarm_api.snapshot import Optimizer
 from rewarm_trainer.batches import Batch, assemble
 from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
 from rewarm_trainer.order import RowAddress
 from rewarm_trainer.session import open_accelerator
 from rewarm_trainer.update import Updater
 
-EOS, VOCABULARY, LENGTH = 0, 50, 24
+EOS, VOCABULARY = 0, 50
 _LLAMA = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -116,28 +118,6 @@ class Trainer:
 
     def apply(self, step: int, batch: Batch, rate: float = 1e-3, **options: Any) -> Any:
         return self.updater.apply(step, batch, rate, **{"stop": False, "commit": False, "by_source": False, **options})
-
-
-def plan_of(steps: int, *, rows: int = 8, length: int = LENGTH, evaluate: int = 4, commit: int = 3) -> Plan:
-    """Warm-up over a quarter, then linear decay; looks and commits every so many steps."""
-    batch = rows * length
-    quarter = steps * batch // 4
-    return Plan(
-        requested_tokens=steps * batch,
-        tokens_per_step=batch,
-        rows_per_step=rows,
-        steps=steps,
-        tokens=steps * batch,
-        segments=(
-            Segment(kind=SegmentKind.WARMUP, start=0, end=quarter, first=0.0, last=1e-2),
-            Segment(
-                kind=SegmentKind.DECAY, start=quarter, end=steps * batch, first=1e-2, last=1e-3, decay=Decay.LINEAR
-            ),
-        ),
-        evaluation_every=evaluate * batch,
-        checkpoint_every=commit * batch,
-        trunk=False,
-    )
 
 
 def collect() -> tuple[list[dict[str, Any]], Callable[[dict[str, Any]], None]]:

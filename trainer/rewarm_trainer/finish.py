@@ -19,10 +19,11 @@ from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.from_run import order_of
 from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.model_card import model_card
+from rewarm_trainer.overfitting import overfitted
 from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
 from rewarm_trainer.report_html import render_html
-from rewarm_trainer.runlog import derive_attempts, read_log, read_records
+from rewarm_trainer.runlog import arrange, derive_attempts, read_log, read_records
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.statistics import Delta
 from rewarm_trainer.workdir import WorkFolder
@@ -99,6 +100,18 @@ def remarks_of(snapshot: Snapshot, pins: Pins) -> list[str]:
     return remarks
 
 
+def overfit_warnings(snapshot: Snapshot, pins: Pins, state: TrainState, records: list[dict[str, Any]]) -> list[str]:
+    """Corpus sources that were learned by heart, in words; only of a run that came to its end."""
+    if not state.evaluations or not state.evaluations[-1]["full"]:
+        return []
+    epochs = {
+        source.name: state.rows.get(source.name, 0) / pins.sources[source.name].rows
+        for source in snapshot.group(Group.CORPUS)
+    }
+    found = overfitted(state.evaluations[-1], arrange(records).steps, epochs, state.tokens)
+    return [each.sentence() for each in found]
+
+
 def _replayed(snapshot: Snapshot, pins: Pins) -> dict[str, SourcePin]:
     corpus = {source.name for source in snapshot.group(Group.CORPUS)}
     return {name: pin for name, pin in pins.sources.items() if name not in corpus}
@@ -147,7 +160,11 @@ def facts_of(
         tokens_per_second=state.tokens / seconds["train"] if seconds["train"] else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         remarks=remarks_of(snapshot, pins),
-        warnings=list(dict.fromkeys((warnings or []) + _logged_warnings(records))),
+        warnings=list(
+            dict.fromkeys(
+                (warnings or []) + _logged_warnings(records) + overfit_warnings(snapshot, pins, state, records)
+            )
+        ),
         extra={
             "environment": state.environment,
             "phases": phase_facts(snapshot, pins, state),

@@ -13,14 +13,17 @@ from torch import nn
 
 from rewarm_api.snapshot import Gates, Plan, Role
 from rewarm_trainer import forgetting, gates
+from rewarm_trainer.controllers.conduct import Conductor
 from rewarm_trainer.looks import Looks, deltas_of
+from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.state import TrainState
 
 
 class RunJudge:
     """Looks on the way and at the end, and what they change: a warning, a higher replay ratio, or the end of training.
 
-    `ceiling`: the highest replay ratio that the replay sources allow under `maxRepeats`.
+    `ceiling`: the highest replay ratio that the replay sources allow under `maxRepeats`. `conductor`: the controllers
+    that may move the mixture after a look.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class RunJudge:
         can_raise: bool,
         ceiling: float,
         listen: Callable[[dict[str, Any]], None],
+        conductor: Conductor | None = None,
     ) -> None:
         self._looks, self._model = looks, model
+        self._conductor = conductor
         self._asked, self._plan, self._can_raise, self._ceiling = asked, plan, can_raise, ceiling
         self._listen = listen
 
@@ -45,15 +50,25 @@ class RunJudge:
         self._take(state, final)
         if not final:
             self._act(state)
+            self._steer(state)
 
     def _take(self, state: TrainState, final: bool) -> None:
+        self._looks.lowest = Lowest(dict(state.lowest))
         if final:
             look = self._looks.final(self._model, state.step, state.tokens)
         else:
             look = self._looks.look(state.step, state.tokens)
+        state.lowest = self._looks.lowest.looks
         state.evaluations = [past for past in state.evaluations if past["step"] < state.step] + [look]
         state.seconds["evaluate"] = state.seconds.get("evaluate", 0.0) + look["seconds"]
         self._listen({"event": "evaluation", **look})
+
+    def _steer(self, state: TrainState) -> None:
+        """Let the mixture's controllers decide on the same look."""
+        if self._conductor is None or state.stopped:
+            return
+        for decision in self._conductor.act(state):
+            self._listen({"event": "decision", **decision})
 
     def _act(self, state: TrainState) -> None:
         phases = state.phase_log()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from rewarm_api.snapshot import Role, digest_of
 from rewarm_trainer import evaluation, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
+from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.statistics import Delta
 
 Value = TypeVar("Value")
@@ -113,6 +114,7 @@ class Looks:
         self._state = state
         self._report = report
         self._base: dict[str, Scores] = {}
+        self.lowest = Lowest()
 
     def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
         """Score the untouched base before the first update; found again by digest, here or in the user's cache."""
@@ -164,6 +166,16 @@ class Looks:
                 write_json(self._state / "final" / f"{name}.json", {**value.to_json(), **extra})
         return self._line(step, tokens, scores, full=True, began=began)
 
+    def scored_by(self, losses: nn.Module, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Mean loss of another model on the sets of these names: `full`, and on the documents of a `look`."""
+        scorer, found = replace(self._scorer, losses=losses), {}
+        for name in names:
+            documents = self.sets[name].documents
+            scores = scorer.score(documents, None, None)
+            few = scores.first(evaluation.within(documents, scorer.bos, self._look_tokens))
+            found[name] = {"full": scores.loss, "look": few.loss}
+        return found
+
     def _score(self, name: str, count: int | None) -> Scores:
         def progress(done: int, total: int) -> None:
             self._report(name, done, total)
@@ -177,6 +189,8 @@ class Looks:
         line: dict[str, Any] = {}
         if self._scorer.rank == 0:
             sets = {name: self._set(name, value, step > 0) for name, value in scores.items()}
+            for name in [name for name in sets if step > 0 and self.sets[name].role is Role.NEW]:
+                sets[name]["rise"] = self.lowest.rise(name, step, tokens, scores[name].nats, scores[name].labels)
             line = {"step": step, "tokens": tokens, "full": full, "sets": sets, **summary_of(sets)}
             line["seconds"] = round(time.monotonic() - began, 3)
         return self._from_rank_0(line)

@@ -58,9 +58,11 @@ class Loop:
         commit_due: Callable[[], bool],
         beginning: Callable[[Sequence[Phase], int], Phase | None] = lambda log, step: None,
         after_update: Callable[[int], None] = lambda step: None,
+        look_every: int = 0,
     ) -> None:
         """`beginning`: the planned phase that begins after so many updates and is not in the log yet. `after_update`:
-        what a method does to the weights after update `step`; it must not wait for the device.
+        what a method does to the weights after update `step`; it must not wait for the device. `look_every`: tokens
+        between looks that controllers need beside those of the plan; 0: none.
         """
         self.plan, self.training, self.state = plan, training, state
         self._new_order = new_order
@@ -68,6 +70,7 @@ class Loop:
         self._loader, self._updater, self._judge, self._keeper = loader, updater, judge, keeper
         self._listen, self._stop_requested, self._commit_due = listen, stop_requested, commit_due
         self._beginning, self._after_update = beginning, after_update
+        self._look_every = look_every
         self._pending: deque[Outcome] = deque()
         self._stop = self._commit = False
         self._timer = _Timer(plan.tokens_per_step)
@@ -84,10 +87,10 @@ class Loop:
     def _one_step(self) -> None:
         self._begin_phase()
         step = self.state.step + 1
-        starts = [phase.first_step for phase in self.order.phases]
-        evaluates = marks.is_evaluation_step(self.plan, step, starts)
+        starts = self.order.borders
+        evaluates = marks.is_evaluation_step(self.plan, step, starts) or self._looks_for_weights(step)
         commits = marks.is_checkpoint_step(self.plan, step)
-        logs = marks.is_log_step(self.plan, step, starts)
+        logs = evaluates or marks.is_log_step(self.plan, step, starts)
         with self._timer:
             batch = self._loader.batch(self.order, self.state.step)
             rate = schedule.learning_rate(self.plan.segments, step * self.plan.tokens_per_step)
@@ -114,6 +117,10 @@ class Loop:
             self.state.advance(self.order, self.plan, self.state.step)
             place = {"step": self.state.step, "tokens": self.state.tokens}
             self._listen({"event": "phase began", **place, "name": phase.name, "replay_ratio": phase.ratio})
+
+    def _looks_for_weights(self, step: int) -> bool:
+        batch = self.plan.tokens_per_step
+        return self._look_every > 0 and marks.fires(self._look_every, (step - 1) * batch, step * batch)
 
     def _settle(self, keep: int) -> Numbers | None:
         """Read the oldest outcomes until `keep` are left; all ranks see the same requests at the same step."""
@@ -158,13 +165,20 @@ class Loop:
                 "spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
             )
         past, seconds = self.state.decisions, dict(self.state.seconds)
+        failing, opening = self.state, self.order.phases[0]
         beyond = self.order.cursors(failed - 1 + budget.skip_steps)
         self.state = self._keeper.restore()
+        if self.state.step == 0:
+            # No checkpoint yet: what was measured and decided before the first update stands.
+            began = replace(self.state.phase_log()[0], ratio=opening.ratio, weights=opening.weights)
+            self.state.evaluations, self.state.phases = failing.evaluations[:1], [began.to_json()]
+            self.state.teacher, self.state.environment = failing.teacher, failing.environment
         restored = self._new_order(self.state.phase_log())
         here = restored.cursors(self.state.step)
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}
         under = restored.phase(self.state.step)
         phase = replace(under, first_step=self.state.step, reason="diverged", skipped=skipped)
+        phase = Phase(self.state.step, under.ratio, "diverged", skipped, under.weights)
         self.order = self._new_order(restored.extended(phase))
         why = f"step {failed} was not finite; back to step {self.state.step}, {sum(skipped.values())} rows passed over"
         decision = {"what": "RolledBack", "why": why, "step": failed, "tokens": failed * self.plan.tokens_per_step}

@@ -16,6 +16,9 @@ from rewarm_trainer.ascending import Ascending, Window
 from rewarm_trainer.mixture import Mixture, exact
 from rewarm_trainer.permutation import place
 
+MIXTURE = "mixture"
+"""Reason of a phase in which only weights within a group moved, a little: no stability gap follows such a border."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -132,6 +135,11 @@ class Order:
                 current[name] += count
             cursors.append(dict(current))
         return cursors
+
+    @property
+    def borders(self) -> list[int]:
+        """Steps after which a stability gap may open: where phases begin, but those of small moves of the weights."""
+        return [phase.first_step for phase in self.phases if phase.reason != MIXTURE]
 
     def _phase_of(self, step: int) -> int:
         return bisect_right(self._starts, step) - 1

@@ -135,6 +135,7 @@ def prepare_run(
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
     from rewarm_trainer.lineage import inherit, keep_sets, lineage_of, restore_sets
+    from rewarm_trainer.teacher import checked_teacher
 
     began = time.monotonic()
     earlier = earlier_sources(snapshot, root, cache)
@@ -153,6 +154,7 @@ def prepare_run(
         shared_uri=shared_uri,
     )
     check_tokenizer(earlier, prepared.pins.tokenizer)
+    teacher = checked_teacher(snapshot, root, cache, pins, prepared.pins.tokenizer)
     if handle:
         # Beside every checkpoint lies the tokenizer that it was trained with, its base's.
         handle.save(work.tokenizer)
@@ -171,6 +173,7 @@ def prepare_run(
     log.close()
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
+    found = pins or prepared.pins.model_copy(update={"teacher": teacher and teacher.pin})
     if pins is None:
         write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import Pins, Plan, Snapshot
+from rewarm_api.quantity import parse_length
+from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
 from rewarm_trainer import model as models
+from rewarm_trainer import teacher as teachers
 from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
@@ -39,6 +41,7 @@ from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.phases import beginning, opening
+from rewarm_trainer.sample_weights import Weighting
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Updater, micro_batch_rows
 from rewarm_trainer.workdir import WorkFolder
@@ -286,6 +289,7 @@ class Session:
             clip=training.optimizer.gradient_clip,
             seed=training.seed,
             sources=sources,
+            weighting=weighting_of(self.run),
         )
 
     def looks(self, report: Any) -> Looks:
@@ -317,6 +321,16 @@ class Session:
             state=run.work.state,
             report=report,
         )
+
+    def teacher_losses(self, looks: Looks) -> dict[str, dict[str, float]]:
+        """What the teacher of `mixture.domainDiscrepancy` scores on the corpus; empty without one."""
+        found = teachers.locate_teacher(self.run.snapshot, manifest_root(self.run.work), self.run.cache, self.run.pins)
+        if found is None or found.folder is None:
+            return {}
+        names = [source.name for source in self.run.snapshot.group(Group.CORPUS)]
+        model = models.load_model(found.folder).to(self.accelerator.device)
+        models.check_vocabulary(model, self._largest_id(), str(found.folder))
+        return looks.scored_by(models.TokenLosses(model), names)
 
     def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any, before_publish: Any) -> Keeper:
         tokenizer = self.run.work.tokenizer
@@ -354,6 +368,14 @@ class Session:
             "torch": torch.__version__,
             "machine": platform.machine(),
         }
+
+
+def weighting_of(run: Run) -> Weighting | None:
+    """`training.sampleWeights` in tokens of the plan."""
+    asked = run.snapshot.training.sample_weights
+    if asked is None:
+        return None
+    return Weighting(asked.strategy, asked.temperature, parse_length(asked.uniform, run.plan.tokens))
 
 
 def check_positions(model: nn.Module, sequence_length: int) -> None:

@@ -21,6 +21,8 @@ class TrainState:
     rows, cursors: by source, trained and taken (skipped rows included in taken).
     evaluations: every look so far, the baseline first. rollbacks: how much of the divergence budget is spent.
     environment: what a bit-exact resume depends on; a difference on resume is a warning that names it.
+    lowest: the lowest look of each New set, per document (overfitting.py).
+    teacher: the teacher's loss on each corpus set, `full` and on the documents of a `look` (teacher.py).
     """
 
     experiment: str
@@ -38,6 +40,8 @@ class TrainState:
     fence_epoch: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    lowest: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
     version: int = 1
 
     def to_json(self) -> dict[str, Any]:

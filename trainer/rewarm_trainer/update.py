@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from rewarm_api.errors import ManifestError, Problem
-from rewarm_trainer.batches import Batch
+from rewarm_trainer.batches import IGNORED, Batch
+from rewarm_trainer.sample_weights import Weighting, row_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -115,6 +116,7 @@ class Updater:
         clip: float,
         seed: int,
         sources: int,
+        weighting: Weighting | None = None,
     ) -> None:
         self._accelerator = accelerator
         self._module = module
@@ -124,6 +126,7 @@ class Updater:
         self._clip = clip
         self._seed = seed
         self._sources = sources
+        self._weighting = weighting
         self._device = accelerator.device
         self._world = accelerator.num_processes
 
@@ -133,7 +136,8 @@ class Updater:
             group["lr"] = rate
         reseed(self._seed, step, self._accelerator.process_index)
         labels = self._global_labels(batch)
-        nats, source_nats, source_labels = self._backward(batch, labels, by_source)
+        weights = self._row_weights(step, batch) if self._weighting else None
+        nats, source_nats, source_labels = self._backward(batch, labels, by_source, weights)
         norm = self._clip_gradients()
         # The fused optimizer reads this flag on the device: a non-finite update changes nothing, and nobody waits.
         self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
@@ -156,8 +160,37 @@ class Updater:
         torch.distributed.all_reduce(total)
         return total.clamp(min=1.0)
 
+    def _row_weights(self, step: int, batch: Batch) -> Tensor | None:
+        """Weights of this rank's rows among those of the global batch; None while all weigh the same.
+
+        Costs a forward pass: a row's weight needs the losses of all other rows before its gradient is taken.
+        """
+        assert self._weighting
+        if (step + 1) * self._tokens_per_step(batch) <= self._weighting.uniform_tokens:
+            return None
+        nats = []
+        with torch.no_grad():
+            for start in range(0, len(batch), self._micro_rows):
+                nats.append(self._module(*self._tensors(batch.part(start, start + self._micro_rows))).sum(1))
+        own = torch.stack([torch.cat(nats), self._labels_of_rows(batch)])
+        everyone = [own]
+        if self._world > 1:
+            everyone = [torch.empty_like(own) for _ in range(self._world)]
+            torch.distributed.all_gather(everyone, own)
+        # The training pass drops out what this one did: the losses weighed are the losses trained on.
+        reseed(self._seed, step, self._accelerator.process_index)
+        found = row_weights(*torch.cat(everyone, dim=1), self._weighting)
+        first = self._accelerator.process_index * len(batch)
+        return found[first : first + len(batch)]
+
+    def _tokens_per_step(self, batch: Batch) -> int:
+        return int(batch.inputs.size) * self._world
+
+    def _labels_of_rows(self, batch: Batch) -> Tensor:
+        return torch.from_numpy((batch.labels != IGNORED).sum(1)).float().to(self._device)
+
     def _backward(
-        self, batch: Batch, labels: Tensor | float, by_source: bool
+        self, batch: Batch, labels: Tensor | float, by_source: bool, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         nats = torch.zeros((), device=self._device)
         source_nats = torch.zeros(self._sources, device=self._device) if by_source else None
@@ -168,14 +201,16 @@ class Updater:
             with self._synchronised_only_at(is_last):
                 token_nats = self._module(*self._tensors(part))
                 # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
-                self._accelerator.backward(token_nats.sum() * (self._world / labels))
+                trained = token_nats.sum()
+                if weights is not None:
+                    trained = (token_nats.sum(1) * weights[start : start + self._micro_rows]).sum()
+                self._accelerator.backward(trained * (self._world / labels))
             row_nats = token_nats.detach().sum(1)
             nats += row_nats.sum()
             if source_nats is not None and source_labels is not None:
                 owners = torch.from_numpy(part.sources).to(self._device)
                 source_nats.index_add_(0, owners, row_nats)
-                counts = torch.from_numpy((part.labels != -100).sum(1)).float().to(self._device)
-                source_labels.index_add_(0, owners, counts)
+                source_labels.index_add_(0, owners, self._labels_of_rows(part))
         return nats, source_nats, source_labels
 
     def _synchronised_only_at(self, is_last: bool) -> AbstractContextManager[object]:

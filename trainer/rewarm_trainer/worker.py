@@ -15,6 +15,7 @@ from typing import Any
 from rewarm_api.errors import MissingInputError, Preempted, RewarmError
 from rewarm_api.snapshot import Pins
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.controllers.conduct import Conductor, look_every
 from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
@@ -116,6 +117,9 @@ class Worker:
             self._state.evaluations = [baseline] if looks.sets else []
             self._state.seconds["baseline"] = baseline["seconds"]
             self._listen({"event": "evaluation", **baseline})
+            self._state.teacher = session.teacher_losses(looks)
+            for decision in Conductor.of(run.snapshot, run.pins).begin(self._state):
+                self._listen({"event": "decision", **decision})
         else:
             looks.resume()
         self._progress.start(run.snapshot, run.plan, self._state.step)
@@ -140,6 +144,7 @@ class Worker:
             can_raise=bool(replays),
             ceiling=replay_ceiling(run, replays),
             listen=self._listen,
+            conductor=Conductor.of(run.snapshot, run.pins),
         )
         return Loop(
             plan=run.plan,
@@ -155,6 +160,7 @@ class Worker:
             commit_due=self._commit_due,
             beginning=run.beginning,
             after_update=session.after_update,
+            look_every=look_every(run.snapshot, run.plan),
         )
 
     def _scored(self, name: str, done: int, total: int) -> None:

@@ -98,8 +98,13 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
         {"spec.training.adaptation": "LoRA"}, ("spec.training.adaptation", "LoRA", "Full", "use Full"),
     ),
     "an unsupported replay method": (
-        {**REPLAY, "spec.replay.method": "MetaExperienceReplay"},
-        ("spec.replay.method", "MetaExperienceReplay", "Interleave", "use Interleave"),
+        {**REPLAY, "spec.replay.method": "Reservoir"},
+        (
+            "spec.replay.method",
+            "Reservoir",
+            "Interleave | MetaExperienceReplay",
+            "use Interleave or MetaExperienceReplay",
+        ),
     ),
     "an infinite number": (
         {"spec.schedule.peakLearningRate": ".inf"},

@@ -48,3 +48,17 @@ def test_arms_differ_in_their_mixture_alone(rewarm):
         "code": "New",
         "general": "Retained",
     }
+
+
+def test_a_plan_says_what_may_move_its_mixture(rewarm):
+    path = ROOT / "examples/adaptive.yaml"
+    weighed = rewarm("plan", path, "-o", "json").json
+    assert weighed["controllers"] == {
+        "replay_ratio": {"minimum": 0.05, "maximum": 0.5, "forgetting_budget": 0.02},
+        "weights": {"rule": "skillGraph", "every": 20070},
+    }
+    words = rewarm("plan", path).out
+    assert "replay starts at 25.00% and moves between 5.00% and 50.00%" in words
+    assert "weights of sources start even and follow skillGraph" in words
+    plain = rewarm("plan", ROOT / "examples/quickstart.yaml", "-o", "json").json
+    assert plain["controllers"] == {"replay_ratio": None, "weights": None}

@@ -254,6 +254,22 @@ def test_a_run_may_diverge_twice_from_the_same_checkpoint(bench: Callable[[str],
     state.check(run.order(state.phase_log()), PLAN, "here")
 
 
+def test_what_was_decided_before_the_first_update_outlives_a_rollback_to_it(bench: Callable[[str], Bench]) -> None:
+    run = bench("a")
+    run.poison(2)
+    loop = run.start()
+    weights, baseline = {"new": 2.0, "old": 1.0}, {"step": 0, "tokens": 0, "sets": {}, "full": True}
+    loop.state.phases = [Phase(0, 0.25, weights=weights).to_json()]
+    loop.state.evaluations, loop.state.teacher = [baseline], {"new": {"full": 3.0, "look": 3.0}}
+    loop.order = run.order(loop.state.phase_log())
+    state = loop.run()
+    assert [decision["step"] for decision in run.decisions] == [2]
+    (phase,) = state.phase_log()
+    assert (phase.reason, phase.weights) == ("diverged", weights)
+    assert state.evaluations[0] == baseline
+    assert state.teacher == {"new": {"full": 3.0, "look": 3.0}}
+
+
 def test_when_the_rollbacks_are_spent_the_run_ends(bench: Callable[[str], Bench]) -> None:
     run = bench("a")
     run.poison(5, 7)

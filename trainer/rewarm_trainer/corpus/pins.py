@@ -34,6 +34,7 @@ def source_pin(source: TokenSource, scan: SourceScan | None, digest: str, weight
         dropped_tokens=source.dropped_tokens,
         weight=float(source.rows) if weight is None else weight,
         repeats=0.0,
+        left_out=scan.left_out if scan else 0,
     )
 
 

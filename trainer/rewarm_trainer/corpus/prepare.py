@@ -30,6 +30,7 @@ from rewarm_trainer.corpus.selection import Rule
 from rewarm_trainer.corpus.sets import EvaluationDocuments, largest_id, open_set
 from rewarm_trainer.corpus.shards import Index, write_index
 from rewarm_trainer.corpus.source import Rows, SubsetSource, open_source
+from rewarm_trainer.corpus.subset import SubsetRule
 from rewarm_trainer.corpus.tokenise import tokenise
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 
@@ -82,12 +83,15 @@ class Preparation:
     def scan_source(self, source: Source) -> SourceScan:
         """Scans one source, checks its pin, and cuts the held-out part unless its set has a text of its own."""
         files = with_formats(expand(source.uri, self.root), source.format)
-        fields = Fields(source.text_field, source.group_field)
+        fields = Fields(source.text_field, source.group_field, score=source.score_field)
         units = scan_files(source.name, files, fields, source.bad_lines, self.cache, self.progress)
         check_pin(source.name, source.digest, corpus_digest(units), "spec's digest")
         own = self.set_of(source.name)
         rule = None if own and own.uri else Rule.of(self.snapshot.evaluation.held_out)
-        scan = select(source.name, units, fields, self.cache, rule=rule)
+        subset = SubsetRule.of(source.subset) if source.subset else None
+        scan = select(source.name, units, fields, self.cache, rule=rule, subset=subset)
+        if subset and not scan.left_out:
+            self.warn(f"source {source.name!r}: its subset is all of it, {scan.documents} documents; ask for less")
         if scan.duplicates:
             log.info("source %r: dropped %d exact duplicates", source.name, scan.duplicates)
         if rule and scan.held_out < rule.minimum_documents:

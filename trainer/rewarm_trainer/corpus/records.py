@@ -17,7 +17,7 @@ HELD_OUT_PREFIX = b"rewarm-heldout-v1"
 RECORD = np.dtype([("text", ">u8", (4,)), ("key", ">u8", (4,)), ("bytes", "<u8")])
 """`text`: sha256 of the text; `key`: hold-out key; `bytes`: UTF-8 length. Digests compare as big-endian numbers."""
 
-TRAIN, DUPLICATE, HELD_OUT = np.uint8(0), np.uint8(1), np.uint8(2)
+TRAIN, DUPLICATE, HELD_OUT, LEFT_OUT = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
 """What becomes of a document: one byte each in a selection's mask."""
 
 

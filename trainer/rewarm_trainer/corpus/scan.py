@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -25,6 +26,7 @@ from rewarm_trainer.corpus.inputs import InputFile
 from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Fields
 from rewarm_trainer.corpus.records import HELD_OUT, RECORD, TRAIN, digest_bytes, record_of
 from rewarm_trainer.corpus.selection import Rule, chunks, hold_out, mark_duplicates
+from rewarm_trainer.corpus.subset import SubsetRule, leave_out
 from rewarm_trainer.files import publish_folder, write_json
 
 VERSION = 1
@@ -32,6 +34,7 @@ TEXT_UNIT_BYTES = 1 << 20
 TEXT_UNIT_FILES = 1024
 FLUSH_BYTES = 1 << 20
 LIGHTNESS = 8
+SCORES = "scores.bin"
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,10 @@ class UnitScan:
             return np.empty(0, dtype=RECORD)
         return np.memmap(self.folder / "records.bin", dtype=RECORD, mode="r", shape=(self.documents,))
 
+    def scores(self) -> np.ndarray:
+        """Quality of each document, float64; only of a scan that read a score field."""
+        return np.fromfile(self.folder / SCORES, dtype="<f8")
+
 
 @dataclass(frozen=True)
 class SourceScan:
@@ -80,9 +87,10 @@ class SourceScan:
     bad_lines: int
     text_digest: str
     held_out_digest: str
+    left_out: int = 0
 
     def mask(self) -> np.ndarray:
-        """TRAIN, DUPLICATE or HELD_OUT for each document, in order."""
+        """TRAIN, DUPLICATE, HELD_OUT or LEFT_OUT for each document, in order."""
         return np.fromfile(self.selection / "mask.bin", dtype=np.uint8)
 
     def held_out_positions(self) -> np.ndarray:
@@ -123,7 +131,7 @@ def scan_unit(files: tuple[InputFile, ...], fields: Fields, tolerated: int, cach
                     digests[index] = content_digest(path)
                 remember_digest(file, digests[index], cache)
     identity = [digest or f"{file.uri} {file.version}" for file, digest in zip(files, digests, strict=True)]
-    key = digest_of([VERSION, [file.format for file in files], asdict(fields), identity]).removeprefix("sha256:")
+    key = digest_of([VERSION, [file.format for file in files], names_of(fields), identity]).removeprefix("sha256:")
     folder = cache / "scans" / key[:2] / key
     if folder.is_dir():
         advance(sum(file.size for file in files))
@@ -141,6 +149,11 @@ def scan_unit(files: tuple[InputFile, ...], fields: Fields, tolerated: int, cach
     return UnitScan(files, tuple(digests), folder, found["documents"], found["grouped"], bad)
 
 
+def names_of(fields: Fields) -> dict[str, str]:
+    """The fields read, as part of a scan's key; a source without scores keeps the key that it had before there were."""
+    return {key: name for key, name in asdict(fields).items() if name or key != "score"}
+
+
 def stamp_of(file: InputFile) -> tuple[int, int] | None:
     """Size and time of a local file: good enough to notice a writer at work, never to know content."""
     if file.local is None or not file.local.exists():
@@ -156,6 +169,7 @@ def read_unit(
     documents = grouped = 0
     bad: list[Bad] = []
     texts = []
+    scores = array("d")
     with (place / "records.bin").open("wb", buffering=FLUSH_BYTES) as stream:
         for index, file in enumerate(files):
             whole = sha256()
@@ -170,10 +184,14 @@ def read_unit(
                     stream.write(record)
                     whole.update(record[:32])
                     documents += 1
+                    if entry.score is not None:
+                        scores.append(entry.score)
                     grouped += entry.group is not None
             except BrokenFile as error:
                 raise DataError(f"{file.uri}: {error}; repair the file or take it out of the source") from error
             texts.append(whole.hexdigest())
+    if fields.score:
+        np.asarray(scores, dtype="<f8").tofile(place / SCORES)
     write_json(
         place / "unit.json",
         {"documents": documents, "grouped": grouped, "bad": [[*asdict(each).values()] for each in bad], "texts": texts},
@@ -230,16 +248,28 @@ def check_documents(name: str, files: Sequence[InputFile], fields: Fields, units
 
 
 def select(
-    name: str, units: tuple[UnitScan, ...], fields: Fields, cache: Path, *, rule: Rule | None, every: bool = False
+    name: str,
+    units: tuple[UnitScan, ...],
+    fields: Fields,
+    cache: Path,
+    *,
+    rule: Rule | None,
+    every: bool = False,
+    subset: SubsetRule | None = None,
 ) -> SourceScan:
     """Deduplicates and holds out (not without a `rule`); `every` takes all documents as held out, in their order.
+    `subset` then leaves out a part of what is left to train on.
 
     The outcome depends on the units and the rule alone and is kept in the cache under their digest.
     """
     ruling = [str(rule.fraction), rule.minimum_documents, rule.maximum_tokens] if rule else every
+    ruling = [ruling, subset.to_json()] if subset else ruling
     key = digest_of([VERSION, [unit.folder.name for unit in units], ruling]).removeprefix("sha256:")
     folder = cache / "selections" / key[:2] / key
-    publish_folder(folder, lambda place: write_selection([unit.records() for unit in units], place, rule, every))
+    scores = np.concatenate([unit.scores() for unit in units]) if subset and fields.score else None
+    publish_folder(
+        folder, lambda place: write_selection([unit.records() for unit in units], place, rule, every, subset, scores)
+    )
     counts = json.loads((folder / "selection.json").read_text())
     bad_lines = sum(len(unit.bad) for unit in units)
     return SourceScan(
@@ -253,13 +283,21 @@ def select(
     )
 
 
-def write_selection(pieces: list[np.ndarray], place: Path, rule: Rule | None, every: bool) -> None:
+def write_selection(
+    pieces: list[np.ndarray],
+    place: Path,
+    rule: Rule | None,
+    every: bool,
+    subset: SubsetRule | None = None,
+    scores: np.ndarray | None = None,
+) -> None:
     mask = np.full(sum(len(piece) for piece in pieces), HELD_OUT if every else TRAIN, dtype=np.uint8)
     positions, duplicates = np.arange(len(mask) if every else 0, dtype=np.int64), 0
     if not every:
         duplicates = mark_duplicates(pieces, mask, place)
     if rule:
         positions = hold_out(pieces, mask, rule)
+    left_out = leave_out(pieces, mask, subset, scores) if subset else 0
     mask.tofile(place / "mask.bin")
     np.save(place / "held_out.npy", positions)
     training, held_out = digests_of(pieces, mask, positions)
@@ -269,6 +307,7 @@ def write_selection(pieces: list[np.ndarray], place: Path, rule: Rule | None, ev
         "held_out": len(positions),
         "text_digest": training,
         "held_out_digest": held_out,
+        **({"left_out": left_out} if subset else {}),
     }
     write_json(place / "selection.json", counts)
 

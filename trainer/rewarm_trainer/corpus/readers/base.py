@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document. `group` is its origin where `groupField` asks for one; label and date belong to evaluation sets."""
+    """One document. `group` is its origin where `groupField` asks for one; label and date belong to evaluation sets;
+    `score` is its quality where `scoreField` asks for one."""
 
     text: str
     group: str | None = None
     label: str | None = None
     date: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,10 @@ class Fields:
     group: str = ""
     label: str = ""
     date: str = ""
+    score: str = ""
 
     def asked(self) -> list[str]:
-        return list(dict.fromkeys(name for name in (self.text, self.group, self.label, self.date) if name))
+        return list(dict.fromkeys(name for name in (self.text, self.group, self.label, self.date, self.score) if name))
 
     def document(self, record: dict[str, Any], line: int) -> Document | Broken:
         """Takes the document out of a record, or says what is wrong with it."""
@@ -60,10 +64,19 @@ class Fields:
             text.encode()
         except UnicodeEncodeError as error:
             return Broken(line, f"field {self.text!r} holds half a surrogate pair at character {error.start}")
-        return Document(text, *(as_text(record.get(name)) if name else None for name in self._others()))
+        score = record.get(self.score) if self.score else None
+        if self.score and not is_score(score):
+            return Broken(line, f"field {self.score!r} is {score!r:.40}, expected a finite number as its score")
+        others = (as_text(record.get(name)) if name else None for name in self._others())
+        return Document(text, *others, score=None if score is None else float(score))
 
     def _others(self) -> tuple[str, str, str]:
         return self.group, self.label, self.date
+
+
+def is_score(value: Any) -> bool:
+    """Whether a document can be ordered by this value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def as_text(value: Any) -> str | None:
