@@ -63,12 +63,13 @@ def export(workdir: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    _copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
+    copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
     size = sum(path.stat().st_size for path in out.iterdir())
     return {"path": str(out), "step": chosen.step, "type": kind, "bytes": size, "sha256": chosen.sha256}
 
 
-def _copy_configuration(source: Path, out: Path, dtype: str) -> None:
+def copy_configuration(source: Path, out: Path, dtype: str) -> None:
+    """Everything beside the weights that a model needs to load; `dtype` is torch's word for their type."""
     for name in (*_CONFIGURATION, *FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
