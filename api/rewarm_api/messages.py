@@ -15,9 +15,7 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~
 
 LATER = frozenset(
     {
-        "spec.finish",
         "spec.replay.adaptive",
-        "spec.training.lora",
         "spec.evaluation.benchmarks",
         "spec.gates.maxNegativeFlips",
     }

@@ -206,6 +206,11 @@ class Divergence(Frozen):
     skip_steps: int
 
 
+class Lora(Frozen):
+    rank: int
+    alpha: float
+
+
 class Training(Frozen):
     sequence_length: int
     global_batch_tokens: int
@@ -216,6 +221,7 @@ class Training(Frozen):
     document_start: str
     activation_checkpointing: str
     freeze: tuple[str, ...]
+    lora: Lora | None = added(None, "None: all weights are trained")
     divergence: Divergence
     seed: int
 
@@ -249,6 +255,13 @@ class Gates(Frozen):
     max_forgetting: float | None
     min_gain: float | None
     on_forgetting: str = Field(description="Warn | RaiseReplay | Stop; outside the experiment digest")
+
+
+class FinishStep(Frozen):
+    """One thing done with the weights after training; `options` are its fields, defaults filled in."""
+
+    kind: str = Field(description="average | soup | interpolate | instructResidual")
+    options: dict[str, Any]
 
 
 class Checkpoints(Frozen):
@@ -294,6 +307,7 @@ class Snapshot(Frozen):
     training: Training
     evaluation: Evaluation
     gates: Gates | None
+    finish: tuple[FinishStep, ...] = added((), "after training, in order; none: the last checkpoint is the result")
     checkpoints: Checkpoints
     cache_uri: str | None
     tracking: Tracking
@@ -366,6 +380,7 @@ class Pins(Frozen):
     sources: dict[str, SourcePin]
     sets: dict[str, SetPin]
     plan: Plan
+    finish: tuple[dict[str, Any], ...] = added((), "the models that finish names: field, and what its name stood for")
 
     @property
     def digest(self) -> str:

@@ -135,10 +135,12 @@ def prepare_run(
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
     from rewarm_trainer.lineage import inherit, keep_sets, lineage_of, restore_sets
+    from rewarm_trainer.weights.named import locate_named, pins_of
 
     began = time.monotonic()
     earlier = earlier_sources(snapshot, root, cache)
     base = locate(snapshot, root, cache, pins.base_model if pins else None)
+    named = locate_named(snapshot, root, cache, pins.finish if pins else None)
     handle = TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None
     prepared = prepare(
         snapshot,
@@ -172,6 +174,7 @@ def prepare_run(
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
     if pins is None:
+        found = found.model_copy(update={"finish": pins_of(named)})
         write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 

@@ -52,7 +52,8 @@ def greedy_soup(count: int, metric: Callable[[tuple[int, ...]], float]) -> Soup:
         raise ValueError("a soup of no model")
     alone = tuple(metric((index,)) for index in range(count))
     order = sorted(range(count), key=lambda index: (not np.isfinite(alone[index]), alone[index], index))
-    kept, best = (order[0],), alone[order[0]]
+    kept: tuple[int, ...] = (order[0],)
+    best = alone[order[0]]
     trials = []
     for index in order[1:]:
         found = metric((*kept, index))

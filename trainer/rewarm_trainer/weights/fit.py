@@ -5,13 +5,9 @@ Weights of unrelated models can be added as well, and give noise: refused in one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import digest_of
-from rewarm_trainer.corpus.tokenizer import FILES, load_by_transformers, load_plain
 from rewarm_trainer.weights.tensors import Tensors
 
 _MUST_AGREE = ("model_type", "num_attention_heads", "num_key_value_heads", "n_head")
@@ -64,21 +60,9 @@ def _check_shape(first: Tensors, other: Tensors, name: str) -> None:
 
 
 def _check_tokenizer(first: Tensors, other: Tensors) -> None:
-    one, two = token_rules(first.folder), token_rules(other.folder)
+    one, two = first.token_rules, other.token_rules
     if one and two and one != two:
         raise DataError(
             f"{other.label}: its tokenizer gives other ids than that of {first.label} ({two[7:19]}, {one[7:19]}): "
             "a row of the embedding means another token; only models of one tokenizer can be merged"
         )
-
-
-def token_rules(folder: Path) -> str | None:
-    """Digest of all that decides which text gets which id; None for a folder without tokenizer.
-
-    The end-of-sequence token is left out: an instruct model often ends its turns with another token of the same list.
-    """
-    if not any((folder / name).is_file() for name in FILES if not name.endswith(".jinja")):
-        return None
-    text, *_ = load_plain(folder) or load_by_transformers(folder)
-    rules = json.loads(text)
-    return digest_of([rules.get(part) for part in ("normalizer", "pre_tokenizer", "model", "added_tokens")])

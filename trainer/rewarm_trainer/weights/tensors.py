@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from rewarm_api.errors import DataError
+from rewarm_api.snapshot import digest_of
 from rewarm_trainer.base import folder_digest, weight_files
+from rewarm_trainer.corpus.tokenizer import FILES, load_by_transformers, load_plain
 from rewarm_trainer.files import disk_errors
 
 PIECE = 1 << 24
@@ -77,6 +79,10 @@ class Tensors:
         return architecture_of(self.folder, self.label)
 
     @cached_property
+    def token_rules(self) -> str | None:
+        return token_rules(self.folder)
+
+    @cached_property
     def entries(self) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
         for path in weight_files(self.folder):
@@ -102,6 +108,18 @@ class Tensors:
         entry = self.entries[name]
         opened = self._file(entry.file)
         return opened.get_slice(entry.stored)[begin:end] if entry.shape else opened.get_tensor(entry.stored)
+
+
+def token_rules(folder: Path) -> str | None:
+    """Digest of all that decides which text gets which id; None for a folder without tokenizer.
+
+    The end-of-sequence token is left out: an instruct model often ends its turns with another token of the same list.
+    """
+    if not any((folder / name).is_file() for name in FILES if not name.endswith(".jinja")):
+        return None
+    text, *_ = load_plain(folder) or load_by_transformers(folder)
+    rules = json.loads(text)
+    return digest_of([rules.get(part) for part in ("normalizer", "pre_tokenizer", "model", "added_tokens")])
 
 
 @dataclass(frozen=True)

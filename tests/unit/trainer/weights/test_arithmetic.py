@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,12 +21,14 @@ def bits(array: np.ndarray) -> bytes:
     return array.tobytes()
 
 
+@settings(deadline=None)
 @given(WEIGHTS, st.integers(1, 12), KINDS, ALPHA)
 def test_the_average_of_one_model_is_that_model_to_the_bit(weights, count, kind, alpha) -> None:
     coefficients = arithmetic.averaging(kind, count, alpha)
     assert bits(arithmetic.combine([weights] * count, coefficients)) == bits(weights)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), KINDS, ALPHA)
 def test_coefficients_add_up_to_one_and_none_is_negative(count, kind, alpha) -> None:
     coefficients = arithmetic.averaging(kind, count, alpha)
@@ -35,6 +37,7 @@ def test_coefficients_add_up_to_one_and_none_is_negative(count, kind, alpha) -> 
     assert min(coefficients) >= 0
 
 
+@settings(deadline=None)
 @given(st.lists(WEIGHTS, min_size=2, max_size=6), st.randoms())
 def test_a_mean_knows_no_order_and_stays_between_its_models(models, random) -> None:
     shuffled = random.sample(models, len(models))
@@ -63,6 +66,7 @@ def test_the_two_averages_that_share_a_name() -> None:
     assert arithmetic.averaging("EMA", 3, 1.0) == [0.0, 0.0, 1.0]
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS)
 def test_the_ends_of_an_interpolation_are_its_models(trained, base) -> None:
     assert bits(arithmetic.interpolate(trained, base, 0.0)) == bits(trained)
@@ -70,6 +74,7 @@ def test_the_ends_of_an_interpolation_are_its_models(trained, base) -> None:
     assert bits(arithmetic.interpolate(trained, trained, 0.3)) == bits(trained)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS, st.floats(0, 1))
 def test_interpolation_both_ways_meets(trained, base, coefficient) -> None:
     there = arithmetic.interpolate(trained, base, coefficient)
@@ -83,17 +88,20 @@ def test_what_weighs_nothing_is_not_looked_at() -> None:
     assert bits(arithmetic.interpolate(whole, broken, 0.0)) == bits(whole)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS)
 def test_no_new_text_gives_the_instruct_model_to_the_bit(base, instruct) -> None:
     """Signs of zero and tiny numbers beside large ones included."""
     assert bits(arithmetic.residual(base, instruct, base)) == bits(instruct)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS)
 def test_no_instruction_tuning_gives_the_trained_model_to_the_bit(base, trained) -> None:
     assert bits(arithmetic.residual(trained, base, base)) == bits(trained)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS, WEIGHTS)
 def test_the_residual_is_its_formula(trained, instruct, base) -> None:
     exact = trained.astype(np.float64) + (instruct.astype(np.float64) - base.astype(np.float64))

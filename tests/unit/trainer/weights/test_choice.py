@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewarm_trainer.weights.choice import dial, greedy_soup, selection
@@ -31,6 +31,7 @@ def test_a_model_that_is_not_finite_comes_last() -> None:
     assert greedy_soup(2, lambda kept: table[kept]).kept == (1,)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=6), st.floats(-1, 1))
 def test_a_greedy_soup_is_never_worse_than_its_best_ingredient(points, optimum) -> None:
     """On a convex loss of the mean: the distance of a point to an optimum."""
@@ -72,6 +73,7 @@ def test_the_dial_may_end_at_either_end() -> None:
     assert dial(lambda a: (-a, 0.0), None)[0] == 1.0
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1)))
 def test_the_chosen_trial_is_the_best_that_is_allowed(lowest, limit) -> None:
     chosen, trials = dial(valley(lowest), limit)
