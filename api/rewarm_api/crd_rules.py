@@ -6,20 +6,14 @@ A release never adds a rule that an old, valid object would break. What CEL cann
 
 from __future__ import annotations
 
-from typing import Any
-
 from rewarm_api import controller_cel
+from rewarm_api.cel import CelRule, address, exactly_one, local_only, rule
+from rewarm_api.crd_finish import FINISH_RULES
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.pod_rules import GPU_RESOURCES, RESERVED_ANNOTATIONS, RESERVED_ENVIRONMENT, RESERVED_PATHS
 
-CelRule = dict[str, Any]
-
 ALWAYS_MUTABLE = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 _KIND = "(has(self.kind) ? self.kind : 'Rewarm')"
-
-
-def rule(expression: str, message: str, **more: str) -> CelRule:
-    return {"rule": expression, "message": message, **more}
 
 
 def immutability(spec_fields: list[str]) -> list[CelRule]:
@@ -55,21 +49,6 @@ def _frozen(path: str, *, while_suspended: bool = False) -> CelRule:
         expression = f"(has(oldSelf.spec.suspend) && oldSelf.spec.suspend) || {expression}"
         message = f"{path} may change only while the run is suspended; set spec.suspend to true first"
     return rule(expression, message, fieldPath=f".spec.{parent or child}", reason="FieldValueForbidden")
-
-
-def exactly_one(*names: str) -> CelRule:
-    options = ", ".join(f"has(self.{name})" for name in names)
-    return rule(f"[{options}].exists_one(x, x)", f"exactly one of {' | '.join(names)}")
-
-
-def local_only(name: str, instead: str) -> CelRule:
-    return rule(
-        f"!has(self.{name})", f"a cluster cannot read this machine's files; use {instead}", fieldPath=f".{name}"
-    )
-
-
-def address(pattern: str, expected: str) -> CelRule:
-    return rule(f"self.matches('{pattern}')", f"expected {expected}: a cluster cannot read this machine's files")
 
 
 _TEXT_ADDRESS = address("^(s3|file|hf|claim)://.+", "s3:// | file:// | hf:// | claim://NAME/path")
@@ -172,6 +151,12 @@ _SPEC = [
         "self.phases.all(p, !has(p.replayRatio) || p.replayRatio == 0.0)",
         "a phase with a replayRatio needs replay with sources or fromRun; add spec.replay",
         fieldPath=".phases",
+    ),
+    rule(
+        "!has(self.training.adaptation) || self.training.adaptation != 'LoRA' || "
+        "!has(self.schedule.optimizerState) || self.schedule.optimizerState == 'Reset'",
+        "new adapters have no moments that a base could hand on; remove optimizerState",
+        fieldPath=".schedule.optimizerState",
     ),
     rule(
         "!has(self.gates) || !has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay' || "
@@ -327,6 +312,18 @@ RULES: dict[str, list[CelRule]] = {
             fieldPath=".timescale",
         )
     ],
+    "spec.training": [
+        rule(
+            "!has(self.lora) || (has(self.adaptation) && self.adaptation == 'LoRA')",
+            "lora only with adaptation LoRA; remove lora, or set adaptation: LoRA",
+            fieldPath=".lora",
+        ),
+        rule(
+            "!has(self.adaptation) || self.adaptation != 'LoRA' || !has(self.freeze) || size(self.freeze) == 0",
+            "LoRA freezes every weight of the base; remove freeze, or use adaptation: Full",
+            fieldPath=".freeze",
+        ),
+    ],
     "spec.budget": [exactly_one("tokens", "epochs")],
     "spec.phases": [
         rule(
@@ -347,6 +344,7 @@ RULES: dict[str, list[CelRule]] = {
     ],
     "spec.checkpoints.uri": [_FOLDER_ADDRESS],
     "spec.cache.uri": [_FOLDER_ADDRESS],
+    **FINISH_RULES,
     **_POD_RULES,
     "status": [
         rule(

@@ -15,8 +15,6 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~
 
 LATER = frozenset(
     {
-        "spec.finish",
-        "spec.training.lora",
         "spec.evaluation.benchmarks",
         "spec.gates.maxNegativeFlips",
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rewarm_api.errors import Problem
+from rewarm_api.finish_rules import models_of, runs_of
 from rewarm_api.messages import NOTHING
 from rewarm_api.rules import named_sources
 from rewarm_api.snapshot import Format
@@ -43,6 +44,7 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
     yield from _teacher_problems(spec.mixture and spec.mixture.domain_discrepancy, local)
     if spec.replay is not None and spec.replay.from_run is not None:
         yield from _run_problems("spec.replay.fromRun", spec.replay.from_run, local)
+    yield from _finish_problems(spec, local)
     for field, part in (("checkpoints", spec.checkpoints), ("cache", spec.cache)):
         if part is not None and part.uri is not None:
             yield from _folder_problems(f"spec.{field}.uri", part.uri, local)
@@ -90,16 +92,11 @@ def _field_problems(path: str, source: Any) -> Iterator[Problem]:
 def _base_problems(base: Any, local: bool | None) -> Iterator[Problem]:
     if base is None:
         return
-    if base.s3 is not None and base.s3.uri is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", base.s3.uri):
-        yield Problem("spec.baseModel.s3.uri", base.s3.uri, "s3://BUCKET/prefix/", "name the bucket and the folder")
     if base.run is not None:
         yield from _run_problems("spec.baseModel.run", base.run, local)
-    if local and base.volume is not None:
-        yield _cluster_only("spec.baseModel.volume", "volume", "file: {path: ...}")
+    yield from _model_problems("spec.baseModel", base, local)
     if local is not False:
         return
-    if base.file is not None:
-        yield _local_only("spec.baseModel.file", "file", "huggingFace, s3, volume, mlflow or run")
     if base.scratch is not None and base.scratch.tokenizer is not None and base.scratch.tokenizer.file is not None:
         yield _local_only("spec.baseModel.scratch.tokenizer.file", base.scratch.tokenizer.file, "vocabularySize")
 
@@ -108,6 +105,23 @@ def _teacher_problems(discrepancy: Any, local: bool | None) -> Iterator[Problem]
     teacher = discrepancy and discrepancy.teacher
     if teacher is not None and teacher.file is not None and local is False:
         yield _local_only("spec.mixture.domainDiscrepancy.teacher.file", "file", "huggingFace or s3")
+
+
+def _model_problems(path: str, model: Any, local: bool | None) -> Iterator[Problem]:
+    """Of a model folder, wherever it is named."""
+    if model.s3 is not None and model.s3.uri is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", model.s3.uri):
+        yield Problem(f"{path}.s3.uri", model.s3.uri, "s3://BUCKET/prefix/", "name the bucket and the folder")
+    if local and model.volume is not None:
+        yield _cluster_only(f"{path}.volume", "volume", "file: {path: ...}")
+    if local is False and model.file is not None:
+        yield _local_only(f"{path}.file", "file", "huggingFace, s3, volume, mlflow or run")
+
+
+def _finish_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
+    for path, run in runs_of(spec):
+        yield from _run_problems(path, run, local)
+    for path, model in models_of(spec):
+        yield from _model_problems(path, model, local)
 
 
 def _run_problems(path: str, run: Any, local: bool | None) -> Iterator[Problem]:

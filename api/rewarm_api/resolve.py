@@ -14,6 +14,8 @@ from rewarm_api import base_model, controllers, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
+from rewarm_api.finish import FinishStep
+from rewarm_api.finish_rules import CHECKPOINT_EVERY, average_problem
 from rewarm_api.phase_plan import mean_ratio, planned, resolved, with_rates
 from rewarm_api.phase_rules import short_phases
 from rewarm_api.quantity import exact, is_percent, parse_length, plain_decimal
@@ -24,7 +26,6 @@ from rewarm_api.segments import Lengths, build_segments, length_problem
 from rewarm_api.uri import format_of
 
 EVALUATION_EVERY = "5%"
-CHECKPOINT_EVERY = "10%"
 DEFAULT_DECAY = {"Rewarm": result.Decay.COSINE, "WarmupStableDecay": result.Decay.ONE_MINUS_SQRT}
 
 
@@ -51,6 +52,7 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
         training=_training(given.training),
         evaluation=_evaluation(given.evaluation, sources),
         gates=_gates(given.gates),
+        finish=_finish(given.finish),
         checkpoints=result.Checkpoints(
             uri=given.checkpoints.uri,
             every=given.checkpoints.every,
@@ -78,8 +80,9 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
 def make_plan(snapshot: result.Snapshot, requested_tokens: int, trunk_rate: float | None = None) -> result.Plan:
     """The budget in whole steps: steps = ceil(requested / batch), and all that follows from them.
 
-    Raises ManifestError when the schedule's segments are longer than the plan (with a budget in epochs that shows only
-    once the corpus is counted). `trunk_rate`: where the learning rate of a branch begins.
+    Raises ManifestError when the schedule's segments are longer than the plan, or when finish averages more checkpoints
+    than the plan has (with a budget in epochs that shows only once the corpus is counted). `trunk_rate`: where the
+    learning rate of a branch begins.
     """
     schedule = snapshot.schedule
     batch = snapshot.training.global_batch_tokens
@@ -96,7 +99,7 @@ def make_plan(snapshot: result.Snapshot, requested_tokens: int, trunk_rate: floa
         short += short_plan(snapshot.replay.meta_experience.interval, steps)
     if short:
         raise ManifestError(short)
-    return result.Plan(
+    plan = result.Plan(
         requested_tokens=requested_tokens,
         tokens_per_step=batch,
         rows_per_step=batch // snapshot.training.sequence_length,
@@ -108,6 +111,10 @@ def make_plan(snapshot: result.Snapshot, requested_tokens: int, trunk_rate: floa
         trunk=schedule.kind == "Infinite" and schedule.anneal_length is None and not _ends_annealed(snapshot),
         phases=planned(snapshot.phases, steps),
     )
+    problem = average_problem(snapshot.finish, plan)
+    if problem is not None:
+        raise ManifestError(problem)
+    return plan
 
 
 def _ends_annealed(snapshot: result.Snapshot) -> bool:
@@ -286,6 +293,7 @@ def _training(given: training.Training) -> result.Training:
         document_start=given.document_start,
         activation_checkpointing=given.activation_checkpointing,
         freeze=tuple(given.freeze),
+        lora=result.Lora(**(given.lora or training.Lora()).model_dump()) if given.adaptation == "LoRA" else None,
         divergence=result.Divergence(**given.divergence.model_dump()),
         seed=given.seed,
         sample_weights=None if weights is None else result.SampleWeights(**weights.model_dump()),
@@ -337,6 +345,14 @@ def _gates(given: evaluation.Gates | None) -> result.Gates | None:
     if given is None or (given.max_forgetting is None and given.min_gain is None):
         return None
     return result.Gates(max_forgetting=given.max_forgetting, min_gain=given.min_gain, on_forgetting=given.on_forgetting)
+
+
+def _finish(given: list[FinishStep]) -> tuple[result.FinishStep, ...]:
+    steps = []
+    for step in given:
+        ((kind, options),) = step.model_dump(mode="json", by_alias=True, exclude_none=True).items()
+        steps.append(result.FinishStep(kind=kind, options=options))
+    return tuple(steps)
 
 
 def _operation(given: RunSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rewarm_api.controllers import MixtureControl
 from rewarm_api.corpus import Corpus, Replay
 from rewarm_api.evaluation import Evaluation, Gates
 from rewarm_api.fields import Flag, Integer, KubernetesName, Name, Spec, Text
+from rewarm_api.finish import Finish
 from rewarm_api.operation import Cache, Checkpoints, Compute, Credential, Retries, Tracking
 from rewarm_api.phases import RunPhase
 from rewarm_api.schedule import Budget, Schedule
@@ -47,6 +48,8 @@ class RunSpec(Spec):
     """What is scored, and when."""
     gates: Gates | None = None
     """What a candidate must show before it may be promoted. Default: none, then nothing is promoted."""
+    finish: Finish = Field(default_factory=list)
+    """What is done with the weights after training, in order. The verdict is that of the result."""
     checkpoints: Checkpoints = Checkpoints()
     """Where and when checkpoints are committed."""
     cache: Cache = Cache()

@@ -264,6 +264,11 @@ class SampleWeights(Frozen):
     uniform: str = Field(description="tokens or percent of the plan in which all rows weigh the same")
 
 
+class Lora(Frozen):
+    rank: int
+    alpha: float
+
+
 class Training(Frozen):
     sequence_length: int
     global_batch_tokens: int
@@ -274,6 +279,7 @@ class Training(Frozen):
     document_start: str
     activation_checkpointing: str
     freeze: tuple[str, ...]
+    lora: Lora | None = added(None, "None: all weights are trained")
     divergence: Divergence
     seed: int
     sample_weights: SampleWeights | None = added(None, "None: all rows weigh the same")
@@ -308,6 +314,13 @@ class Gates(Frozen):
     max_forgetting: float | None
     min_gain: float | None
     on_forgetting: str = Field(description="Warn | RaiseReplay | Stop; outside the experiment digest")
+
+
+class FinishStep(Frozen):
+    """One thing done with the weights after training; `options` are its fields, defaults filled in."""
+
+    kind: str = Field(description="average | soup | interpolate | instructResidual")
+    options: dict[str, Any]
 
 
 class Checkpoints(Frozen):
@@ -354,6 +367,7 @@ class Snapshot(Frozen):
     training: Training
     evaluation: Evaluation
     gates: Gates | None
+    finish: tuple[FinishStep, ...] = added((), "after training, in order; none: the last checkpoint is the result")
     checkpoints: Checkpoints
     cache_uri: str | None
     tracking: Tracking
@@ -428,6 +442,7 @@ class Pins(Frozen):
     sets: dict[str, SetPin]
     plan: Plan
     teacher: dict[str, Any] | None = added(None, "what the teacher of spec.mixture stood for")
+    finish: tuple[dict[str, Any], ...] = added((), "the models that finish names: field, and what its name stood for")
 
     @property
     def digest(self) -> str:

@@ -27,6 +27,15 @@ class Optimizer(Spec):
     """Largest norm of the gradient."""
 
 
+class Lora(Spec):
+    """Low-rank changes: W = W0 + (alpha / rank) * B A."""
+
+    rank: Annotated[Integer, Field(ge=1, le=65_536)] = 16
+    """Rank of the change of each linear map."""
+    alpha: Annotated[Number, Field(gt=0)] = 32.0
+    """Its scale is alpha / rank."""
+
+
 class Divergence(Spec):
     """What to do when the loss diverges."""
 
@@ -57,10 +66,12 @@ class Training(Spec):
     """Recompute activations to save memory."""
     freeze: Annotated[list[Words], Field(max_length=64)] = Field(default_factory=list)
     """Name patterns of parameters that stay as they are."""
-    adaptation: Literal["Full"] = "Full"
-    """Which weights are trained."""
     sample_weights: SampleWeights | None = None
     """Rows of a batch weigh by their own loss. Default: all the same."""
+    adaptation: Literal["Full", "LoRA"] = "Full"
+    """Which weights are trained: all, or low-rank changes to the linear maps of attention and MLP."""
+    lora: Lora | None = None
+    """Size of the low-rank changes; only with LoRA."""
     divergence: Divergence = Divergence()
     """What to do when the loss diverges."""
     seed: Annotated[Integer, Field(ge=0, le=2**32 - 1)] = 0

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api import (  # noqa: F401 - their rules join RULES
+# Importing these makes their rules join RULES.
+from rewarm_api import (  # noqa: F401
+    adaptation_rules,
     branch_rules,
     controller_rules,
+    finish_rules,
     phase_rules,
     replay_rules,
     subset_rules,

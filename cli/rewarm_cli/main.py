@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rewarm_api.errors import RewarmError
-from rewarm_cli import cluster_commands
+from rewarm_cli import cluster_commands, merge
 from rewarm_cli.output import Output, say
 
 USAGE = 64
@@ -165,6 +165,7 @@ def compare(
     raise typer.Exit(command.execute(Path(first), Path(second), output))
 
 
+app.add_typer(merge.app)
 cluster_commands.add_to(app)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
 from rewarm_api.snapshot import Pins, Plan, SegmentKind, Snapshot, digest_of
 from rewarm_trainer import branch
-from rewarm_trainer.checkpoint import Checkpoint, open_checkpoints
+from rewarm_trainer.checkpoint import Checkpoint, finished_of, open_checkpoints
 from rewarm_trainer.claims import claim_path
 from rewarm_trainer.earlier import earlier_work
 from rewarm_trainer.state import best_step
@@ -42,7 +42,18 @@ class Base:
 def locate(snapshot: Snapshot, root: Path, cache: Path, pinned: Mapping[str, Any] | None) -> Base:
     """The base of `snapshot`. `pinned` is what an earlier preparation found: the same bytes are expected again (65)."""
     kind = snapshot.base_model.kind
-    options = dict(snapshot.base_model.options)
+    return locate_model(kind, snapshot.base_model.options, root, cache, snapshot, pinned)
+
+
+def locate_model(
+    kind: str,
+    options: Mapping[str, Any],
+    root: Path,
+    cache: Path,
+    snapshot: Snapshot,
+    pinned: Mapping[str, Any] | None,
+) -> Base:
+    """A model of any of these kinds, for `snapshot`."""
     if pinned and kind == "run" and (folder := branch.kept(str(pinned.get("digest")), cache)):
         return Base(folder, dict(pinned))
     if pinned and kind in ("huggingFace", "mlflow", "run"):
@@ -125,22 +136,29 @@ def _mlflow(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snaps
 def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
     path, name = options.get("path"), options.get("name")
     work = earlier_work("spec.baseModel.run", path, name, snapshot, root, cache)
-    checkpoint = _choose(work, options.get("checkpoint", "Final"))
+    which = options.get("checkpoint", "Final")
+    checkpoint = _choose(work, which)
+    is_finished = which == "Final" and bool(finished_of(work.root))
     earlier = read_snapshot(work)
     state = checkpoint.state()
     pins = json.loads(work.pins.read_text())
     # Only that of a finished run stays where it is.
     folder = checkpoint.folder if _outcome(work) == "Succeeded" else branch.keep_copy(checkpoint, cache)
+    adapted = {"adapted": True} if earlier.training.lora else {}
     pin = {
+        **adapted,
         "exportType": pins["baseModel"].get("exportType", "F32"),
         "sources": {name: pin["digest"] for name, pin in pins["sources"].items()},
         "kind": "run",
-        "resolved": {**({"path": str(path)} if path else {"name": name}), "checkpoint": checkpoint.step},
+        "resolved": {
+            **({"path": str(path)} if path else {"name": name}),
+            "checkpoint": "Final" if is_finished else checkpoint.step,
+        },
         "name": earlier.name,
         "uid": earlier.uid,
         "step": checkpoint.step,
         "tokens": state["tokens"],
-        "in_constant_segment": _in_constant_segment(work, earlier, state["tokens"]),
+        "in_constant_segment": not is_finished and _in_constant_segment(work, earlier, state["tokens"]),
         "digest": "sha256:" + checkpoint.sha256,
     }
     if options.get("anneal"):
@@ -164,6 +182,7 @@ def _choose(work: WorkFolder, which: str | int) -> Checkpoint:
         return newest if best is None else checkpoints.verify(best)
     if which == "Final":
         _check_finished(work)
+        return finished_of(work.root) or newest
     return newest
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ MARKER = "COMMITTED"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+FINISHED = "finished"
 _NAME = re.compile(r"step-(\d{8,})$")
 
 
@@ -88,6 +89,12 @@ class Checkpoints:
     def of(work: WorkFolder, uri: str | None, root: Path) -> Checkpoints:
         store: Storage = open_storage(uri, root=root) if uri else LocalStorage(work.checkpoints)
         return Checkpoints(store, work.state / "staging")
+
+    @staticmethod
+    def finished(work: WorkFolder, uri: str | None, root: Path) -> Checkpoints:
+        """Where the model that `finish` makes is kept: apart from those that a run resumes from."""
+        own = f"{uri.rstrip('/')}/{FINISHED}" if uri else str(work.checkpoints / FINISHED)
+        return Checkpoints(open_storage(own, root=root), work.state / FINISHED / "staging")
 
     def uri(self, step: int) -> str:
         return self._store.uri(folder_name(step))
@@ -175,11 +182,12 @@ class Checkpoints:
         self._store.delete(f"{folder_name(step)}/{MARKER}")
         self._store.delete_prefix(f"{folder_name(step)}/")
 
-    def prune(self, keep: int, best: int | None) -> list[int]:
-        """Keep the newest `keep` and the best; returns the steps that went. Only after a newer commit is durable."""
+    def prune(self, keep: int, best: int | None, spared: Collection[int] = ()) -> list[int]:
+        """Keep the newest `keep`, the best and the spared; returns the steps that went. Only after a newer commit is
+        durable."""
         self.check_fence()
         committed = self.committed()
-        gone = [step for step in committed[:-keep] if step != best]
+        gone = [step for step in committed[:-keep] if step != best and step not in spared]
         for step in gone:
             self.delete(step)
         return gone
@@ -262,6 +270,11 @@ class Checkpoints:
         if not isinstance(self._store, LocalStorage):
             shutil.rmtree(self._local(step), ignore_errors=True)
 
+    def release_all(self) -> None:
+        """No local copy is needed any more."""
+        if not isinstance(self._store, LocalStorage):
+            shutil.rmtree(self._scratch.parent / "fetched", ignore_errors=True)
+
     def audit(self, verify: bool) -> list[Entry]:
         """Every checkpoint as it stands; with `verify` every byte is read."""
         return [self._entry(step, verify) for step in self.steps()]
@@ -327,6 +340,19 @@ def open_checkpoints(workdir: Path) -> Checkpoints:
     raise MissingInputError(
         f"{workdir}: not a work folder of a run (no snapshot.json); give the folder of `rewarm run`"
     )
+
+
+def finished_of(workdir: Path) -> Checkpoint | None:
+    """The finished model of a run, verified; None for a run without `finish`, or one that is not there yet."""
+    work = WorkFolder(workdir)
+    if not work.snapshot.exists():
+        return None
+    snapshot = read_snapshot(work)
+    if not snapshot.finish:
+        return None
+    kept = Checkpoints.finished(work, snapshot.checkpoints.uri, manifest_root(work))
+    steps = kept.committed()
+    return kept.verify(steps[-1]) if steps else None
 
 
 def manifest_root(work: WorkFolder) -> Path:

@@ -103,7 +103,7 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
             f"{folder}: its tokenizer {handle.fingerprint[:19]} is not that of {reference} ({pins.tokenizer[:19]}); "
             "continue that model with rewarm run and compare the two runs, which goes by bytes"
         )
-    scorer = _scorer(folder, snapshot, pins)
+    scorer = scorer_of(folder, snapshot, pins)
     cache = cache_folder(snapshot.cache_uri, work.root)
     result = {}
     for chosen in pins.evaluation_sets(snapshot):
@@ -113,7 +113,8 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _scorer(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
+def scorer_of(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
+    """What scores the model of a folder as a run scored its own."""
     import torch
 
     from rewarm_trainer import model as models

@@ -45,6 +45,8 @@ def _as_manifest(experiment: dict[str, Any], document: Mapping[str, Any]) -> dic
     kind = spec["baseModel"]["kind"]
     spec["baseModel"] = {kind: spec["baseModel"]["options"]}
     spec["budget"] = {key: value for key, value in spec["budget"].items() if value is not None}
+    if "finish" in spec:
+        spec["finish"] = [{step["kind"]: step["options"]} for step in spec["finish"]]
     spec["cache"] = {"uri": spec.pop("cacheUri")}
     sources = spec.pop("sources")
     for group, place in ((Group.CORPUS, "corpus"), (Group.REPLAY, "replay")):

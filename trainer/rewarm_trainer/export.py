@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
-from rewarm_trainer.checkpoint import WEIGHTS, Checkpoint, open_checkpoints
+from rewarm_trainer.checkpoint import WEIGHTS, Checkpoint, finished_of, open_checkpoints
 from rewarm_trainer.corpus.tokenizer import FILES
 from rewarm_trainer.state import best_step
 
@@ -19,12 +19,18 @@ _CONFIGURATION = ("config.json", "generation_config.json")
 
 
 def choose(workdir: Path, checkpoint: str | None) -> Checkpoint:
-    """The checkpoint named `step-N`, N, `Final`, `Latest` or `Best` (the newest by default), every byte verified."""
+    """The checkpoint named `step-N`, N, `Final`, `Latest` or `Best`, every byte verified.
+
+    By default `Final`: what `finish` made of the run, else its newest.
+    """
     checkpoints = open_checkpoints(workdir)
     committed = checkpoints.committed()
     if not committed:
         raise MissingInputError(f"{workdir}: no committed checkpoint; let the run commit one first")
-    name = (checkpoint or "Latest").removeprefix("step-")
+    name = (checkpoint or "Final").removeprefix("step-")
+    finished = finished_of(workdir) if name == "Final" else None
+    if finished:
+        return finished
     if name in ("Latest", "Final"):
         return checkpoints.verify(committed[-1])
     if name == "Best":
@@ -63,12 +69,13 @@ def export(workdir: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    _copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
+    copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
     size = sum(path.stat().st_size for path in out.iterdir())
     return {"path": str(out), "step": chosen.step, "type": kind, "bytes": size, "sha256": chosen.sha256}
 
 
-def _copy_configuration(source: Path, out: Path, dtype: str) -> None:
+def copy_configuration(source: Path, out: Path, dtype: str) -> None:
+    """Everything beside the weights that a model needs to load; `dtype` is torch's word for their type."""
     for name in (*_CONFIGURATION, *FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)

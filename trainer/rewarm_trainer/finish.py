@@ -26,6 +26,7 @@ from rewarm_trainer.report_html import render_html
 from rewarm_trainer.runlog import arrange, derive_attempts, read_log, read_records
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.statistics import Delta
+from rewarm_trainer.weights.verdict import in_words, with_finish
 from rewarm_trainer.workdir import WorkFolder
 
 
@@ -128,14 +129,18 @@ def facts_of(
     checkpoint: CheckpointFacts | None = None,
     run_id: str | None = None,
     warnings: list[str] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Facts:
-    """Everything the report says, gathered."""
+    """Everything the report says, gathered. `record`: what `finish` made and what it showed."""
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
     sets = set_facts(state, snapshot, pins)
     if ended:
         sets = {name: replace(value, breakdown=_breakdown(work, name)) for name, value in sets.items()}
+    finished = finish_facts(record, sets, snapshot, pins) if record else {}
+    if record:
+        sets = with_finish(sets, record["sets"])
     records = read_records(work.log)
     seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
     prepared = work.state / "prepare.json"
@@ -159,7 +164,7 @@ def facts_of(
         tracking_run_id=run_id,
         tokens_per_second=state.tokens / seconds["train"] if seconds["train"] else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        remarks=remarks_of(snapshot, pins),
+        remarks=remarks_of(snapshot, pins) + (in_words(record) if record else []),
         warnings=list(
             dict.fromkeys(
                 (warnings or []) + _logged_warnings(records) + overfit_warnings(snapshot, pins, state, records)
@@ -170,6 +175,7 @@ def facts_of(
             "phases": phase_facts(snapshot, pins, state),
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,
+            **finished,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
             "chain": chain_of(work, snapshot, pins, ended=ended),
         },
@@ -199,6 +205,39 @@ def _breakdown(work: WorkFolder, name: str) -> dict[str, Any] | None:
         return None
     baseline, final = (json.loads(file.read_text()) for file in files)
     return breakdown(baseline, final)
+
+
+def finish_facts(
+    record: Mapping[str, Any], sets: Mapping[str, SetFacts], snapshot: Snapshot, pins: Pins
+) -> dict[str, Any]:
+    """`finish` of the report: the steps, and what the raw last checkpoint would have shown in their place."""
+    raw = with_finish(sets, record["raw"]["sets"])
+    verdict = verdict_of(raw, snapshot, pins.plan.trunk, True)
+    names = ("mean", "low", "high", "confidence")
+    shown = {
+        name: {
+            **{key: line[key] for key in ("role", "documents", "tokens", "baseline", "final")},
+            "delta": {key: line["delta"][key] for key in names},
+            "verdict": raw[name].verdict,
+        }
+        for name, line in record["raw"]["sets"].items()
+    }
+    return {
+        "finish": {
+            "steps": record["steps"],
+            "selection": record["selection"],
+            "raw": {
+                "checkpoint": {key: record["raw"][key] for key in ("uri", "step", "sha256")},
+                "sets": shown,
+                "forgetting": {"max": verdict.get("forgetting_max"), "mean": verdict.get("forgetting_mean")},
+                "gain": {"mean": verdict.get("gain_mean")},
+                "gates": [
+                    {"name": gate.name, "limit": gate.limit, "value": gate.value, "result": gate.result}
+                    for gate in verdict.get("gates", ())
+                ],
+            },
+        }
+    }
 
 
 def _logged_warnings(records: list[dict[str, Any]]) -> list[str]:

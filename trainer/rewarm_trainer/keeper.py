@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +57,37 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
                     f"{where}: {name} has shape {tuple(weights[name].shape)}, the model expects {tuple(tensor.shape)}"
                 )
             tensor.copy_(weights[name])
+
+
+class Saved(Protocol):
+    """What of a model is saved, and how it comes back: all of it, or what an adaptation trains."""
+
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors by file; `model.safetensors` is a whole model."""
+
+    def companions(self, folder: Path) -> None:
+        """Small files of its own."""
+
+    def load(self, folder: Path) -> None:
+        """Put back what a checkpoint holds."""
+
+
+class WholeModel:
+    """Every weight is trained, so every weight is saved and put back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        return {WEIGHTS: weights_of(self._model)}
+
+    def companions(self, folder: Path) -> None:
+        return
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        load_weights(self._model, load_file(folder / WEIGHTS), str(folder / WEIGHTS))
 
 
 def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -136,13 +167,20 @@ class Keeper:
         before_commit: Callable[[], None],
         before_publish: Callable[[], None] = lambda: None,
         extras: Sequence[Extra] = (),
+        spared: Callable[[int], Collection[int]] = lambda step: (),
+        saved: Saved | None = None,
     ) -> None:
-        """`before_commit` runs on the training thread, `before_publish` on the writer's, before anything is public."""
+        """`before_commit` runs on the training thread, `before_publish` on the writer's, before anything is public.
+
+        `spared`: the steps that must stay when training stands at one.
+        """
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._load_base, self._companions, self._config = load_base, companions, config
         self._keep, self._rank, self._world = keep, rank, world
         self._listen, self._before_commit, self._before_publish = listen, before_commit, before_publish
         self._extras = tuple(extras)
+        self._spared = spared
+        self._saved: Saved = saved or WholeModel(model)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="rewarm-checkpoint")
         self._writing: Future[Checkpoint] | None = None
         self.last: Checkpoint | None = None
@@ -154,9 +192,9 @@ class Keeper:
             self.wait()
             began = time.monotonic()
             self._before_commit()
+            tensors = {**self._saved.files(), OPTIMIZER: optimizer_tensors(self._model, self._optimizer)}
             files = {
-                WEIGHTS: _copied(weights_of(self._model)),
-                OPTIMIZER: _copied(optimizer_tensors(self._model, self._optimizer)),
+                **{file: _copied(named) for file, named in tensors.items()},
                 **{extra.file: _copied(extra.tensors()) for extra in self._extras},
             }
             stalled = time.monotonic() - began
@@ -183,7 +221,10 @@ class Keeper:
         folder = self._checkpoints.stage(state["step"])
         try:
             for name, tensors in files.items():
-                write_bytes_file(folder / name, save(tensors, metadata={"format": "pt"} if name == WEIGHTS else None))
+                (folder / name).parent.mkdir(exist_ok=True)
+                is_model = name == WEIGHTS or "/" in name
+                write_bytes_file(folder / name, save(tensors, metadata={"format": "pt"} if is_model else None))
+            self._saved.companions(folder)
             write_json_file(folder / STATE, state)
             self._config(folder)
             copy_files(self._companions(), folder)
@@ -192,7 +233,8 @@ class Keeper:
         finally:
             # A full disk gets the space of the half-written files back.
             shutil.rmtree(folder, ignore_errors=True)
-        pruned = self._checkpoints.prune(self._keep, best_step(state, self._checkpoints.committed()))
+        best = best_step(state, self._checkpoints.committed())
+        pruned = self._checkpoints.prune(self._keep, best, self._spared(state["step"]))
         self._listen(
             {
                 "event": "checkpoint committed",
@@ -233,7 +275,7 @@ class Keeper:
     def load(self, checkpoint: Checkpoint) -> None:
         from safetensors.torch import load_file
 
-        load_weights(self._model, load_file(checkpoint.folder / WEIGHTS), str(checkpoint.folder / WEIGHTS))
+        self._saved.load(checkpoint.folder)
         load_optimizer(self._model, self._optimizer, load_file(checkpoint.folder / OPTIMIZER))
         for extra in self._extras:
             path = checkpoint.folder / extra.file

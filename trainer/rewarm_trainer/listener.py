@@ -41,6 +41,10 @@ class Listener:
             self.progress.event(f"warning: {record['message']}")
         elif kind == "phase began":
             self.progress.event(f"phase {record['name']} begins after step {record['step']:,}")
+        elif kind == "finish":
+            self.progress.event(f"finish: {record['words']}")
+        elif kind == "finished":
+            self._finished(record)
         elif kind == "decision":
             self.progress.event(f"{record['what']}: {record['why']}")
 
@@ -71,6 +75,16 @@ class Listener:
             self._warned = self.tracker.problem
             if self._warned:
                 self.progress.event(f"tracking: {self._warned}; training goes on, nothing is lost")
+
+    def _finished(self, record: Mapping[str, Any]) -> None:
+        """The finished model beside the last look at the raw one, under names of its own."""
+        metrics = {}
+        for name, line in record["sets"].items():
+            metrics[f"finished/{name}/loss"] = line["final"]["loss"]
+            metrics[f"finished/{name}/bits_per_byte"] = line["final"]["bits_per_byte"]
+            metrics[f"finished/{name}/delta"] = line["delta"]["mean"]
+        self.tracker.log(metrics, record["tokens"])
+        self.progress.event(f"finished model committed to {record['checkpoint']['uri']}")
 
     def _evaluation(self, record: Mapping[str, Any]) -> None:
         metrics: dict[str, float] = {}

@@ -23,6 +23,7 @@ from rewarm_api.snapshot import Role, digest_of
 from rewarm_trainer import evaluation, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
+from rewarm_trainer.lora import merged
 from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.statistics import Delta
 
@@ -70,7 +71,13 @@ class Scorer:
 def weights_digest(model: nn.Module) -> str:
     """sha256 over the weights as they are in memory: names, shapes and FP32 bytes."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    # Adapters begin as nothing: what is scored before the first update is the base.
+    named = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    for name, parameter in sorted(named.items()):
         digest.update(f"{name}\0{tuple(parameter.shape)}\0".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return "sha256:" + digest.hexdigest()
@@ -78,7 +85,12 @@ def weights_digest(model: nn.Module) -> str:
 
 @contextmanager
 def rounded_to(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """The weights as they will be exported; the FP32 masters come back untouched."""
+    """The weights as they will be exported, adapters merged; the FP32 masters come back untouched."""
+    with merged(model):
+        yield from _rounded(model, dtype)
+
+
+def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     if dtype is torch.float32:
         yield
         return
@@ -106,12 +118,14 @@ class Looks:
         export_type: torch.dtype,
         state: Path,
         report: Callable[[str, int, int], None],
+        last: str = "final",
     ) -> None:
+        """`last`: the folder of `state` that gets the documents of the last look."""
         self.sets = dict(sets)
         self.export_type = export_type
         self._scorer = scorer
         self._look_tokens = look_tokens
-        self._state = state
+        self._state, self._last = state, last
         self._report = report
         self._base: dict[str, Scores] = {}
         self.lowest = Lowest()
@@ -160,10 +174,7 @@ class Looks:
         with rounded_to(model, self.export_type):
             scores = {name: self._score(name, None) for name in self.sets}
         if self._scorer.rank == 0:
-            for name, value in scores.items():
-                given = self.sets[name].documents
-                extra = {"label_values": list(given.labels), "dates": list(given.dates)}
-                write_json(self._state / "final" / f"{name}.json", {**value.to_json(), **extra})
+            self.write_documents(scores, self._last)
         return self._line(step, tokens, scores, full=True, began=began)
 
     def scored_by(self, losses: nn.Module, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -175,6 +186,21 @@ class Looks:
             few = scores.first(evaluation.within(documents, scorer.bos, self._look_tokens))
             found[name] = {"full": scores.loss, "look": few.loss}
         return found
+
+    def write_documents(self, scores: Mapping[str, Scores], folder: str) -> None:
+        """What each document showed, for anyone to check; `final` is what `rewarm compare` reads."""
+        for name, value in scores.items():
+            given = self.sets[name].documents
+            extra = {"label_values": list(given.labels), "dates": list(given.dates)}
+            write_json(self._state / folder / f"{name}.json", {**value.to_json(), **extra})
+
+    def score(self, documents: Documents) -> Scores:
+        """Any documents, by the model as it stands; every rank takes part."""
+        return self._scorer.score(documents, None, None)
+
+    def baseline_of(self, name: str) -> Scores:
+        """The untouched base on every document of a set."""
+        return self._base[name]
 
     def _score(self, name: str, count: int | None) -> Scores:
         def progress(done: int, total: int) -> None:

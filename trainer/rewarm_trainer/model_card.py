@@ -84,7 +84,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     head = ("set", "role", "documents", "loss before", "after", "change [95 %]", "verdict")
     parts = ["\n".join(lines) or "No evaluation set was judged."]
     if rows:
-        parts.append(_table(head, rows))
+        parts.append(markdown_table(head, rows))
     forgetting, gain = report["forgetting"], report["gain"]
     summary = []
     if forgetting["max"] is not None:
@@ -96,7 +96,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
         parts.append(" ".join(summary) + " Losses are nats per token; a change below zero is better.")
     if report["gates"]:
         gates = [(gate["name"], f"{gate['limit']:g}", _sign(gate["value"]), gate["result"]) for gate in report["gates"]]
-        parts.append(_table(("gate", "limit", "measured", "result"), gates))
+        parts.append(markdown_table(("gate", "limit", "measured", "result"), gates))
     return "\n\n".join(parts)
 
 
@@ -116,7 +116,7 @@ def _texts(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None) -> 
                 f"`{pin.digest[:19]}…`" if pin else "–",
             )
         )
-    return _table(("source", "used as", "licence", "documents", "tokens trained", "epochs", "digest"), rows)
+    return markdown_table(("source", "used as", "licence", "documents", "tokens trained", "epochs", "digest"), rows)
 
 
 def _recipe(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None) -> str:
@@ -128,10 +128,11 @@ def _recipe(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None) ->
         ("tokens", f"{report['tokens']['trained']:,} in steps of {training.global_batch_tokens:,}"),
         ("sequence length", f"{training.sequence_length:,}"),
         ("optimizer state at the start", snapshot.schedule.optimizer_state),
+        ("trained weights", f"LoRA of rank {training.lora.rank}, merged" if training.lora else "all"),
         ("seed", str(training.seed)),
         ("experiment", f"`{report['run']['snapshot_digest']}`"),
     ]
-    return _table(("what", "value"), rows)
+    return markdown_table(("what", "value"), rows)
 
 
 def _limits(report: Mapping[str, Any]) -> str:
@@ -170,7 +171,8 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
 ```"""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in which no text can end a cell or a row early."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -49,6 +49,10 @@ def register(
     line about it.
     """
     model = snapshot.tracking.registered_model
+    if "finish" in report:
+        # The last checkpoint is a version of its own, so that one can go back to it.
+        raw = unfinished(report)
+        tracker.register(model, raw["checkpoint"]["uri"], lineage(snapshot, pins, raw))
     version = tracker.register(model, report["checkpoint"]["uri"], lineage(snapshot, pins, report))
     is_aliased = not (aliases and report["promotion"]["promoted"])
     if version and not is_aliased:
@@ -67,9 +71,21 @@ def register(
     return report, "" if ended.delivered else ended.message
 
 
+def unfinished(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as it would be of the last checkpoint, before `finish`."""
+    raw = report["finish"]["raw"]
+    return {
+        **{key: value for key, value in report.items() if key != "finish"},
+        **{key: raw[key] for key in ("checkpoint", "sets", "forgetting", "gain")},
+        "promotion": {"promoted": False, "reason": "the finished model was judged in its place"},
+    }
+
+
 def lineage(snapshot: Snapshot, pins: Pins, report: Mapping[str, Any]) -> dict[str, str]:
     """Tags of the registered version: base, corpora, ratio, schedule and verdict."""
+    finish = {"rewarm.dev/finish": json.dumps(report["finish"]["steps"])} if "finish" in report else {}
     return {
+        **finish,
         "rewarm.dev/run": snapshot.name,
         "rewarm.dev/run-uid": snapshot.uid,
         "rewarm.dev/snapshot-digest": snapshot.digest,

@@ -136,10 +136,12 @@ def prepare_run(
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
     from rewarm_trainer.lineage import inherit, keep_sets, lineage_of, restore_sets
     from rewarm_trainer.teacher import checked_teacher
+    from rewarm_trainer.weights.named import locate_named, pins_of
 
     began = time.monotonic()
     earlier = earlier_sources(snapshot, root, cache)
     base = locate(snapshot, root, cache, pins.base_model if pins else None)
+    named = locate_named(snapshot, root, cache, pins.finish if pins else None)
     handle = TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None
     prepared = prepare(
         snapshot,
@@ -175,6 +177,7 @@ def prepare_run(
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
     found = pins or prepared.pins.model_copy(update={"teacher": teacher and teacher.pin})
     if pins is None:
+        found = found.model_copy(update={"finish": pins_of(named)})
         write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 

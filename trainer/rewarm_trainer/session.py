@@ -22,6 +22,7 @@ from torch import nn
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
+from rewarm_trainer import lora
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
 from rewarm_trainer.ascending import Ascending
@@ -35,7 +36,7 @@ from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.experiment import processes_problem
 from rewarm_trainer.from_run import earlier_sources, order_of
-from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments
+from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments, weights_of
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
@@ -141,6 +142,7 @@ class Session:
     attention: str = field(init=False)
     micro_rows: int = field(init=False)
     method: MetaExperience | None = field(init=False)
+    adapter: dict[str, Any] | None = field(init=False)
 
     @staticmethod
     def open(run: Run) -> Session:
@@ -179,6 +181,7 @@ class Session:
         models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
         check_positions(self.model, training.sequence_length)
         models.freeze(self.model, training.freeze)
+        self.adapter = lora.add_adapters(self.model, training.lora, training.seed) if training.lora else None
         self.losses = models.TokenLosses(self.model)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         device = self.accelerator.device
@@ -233,8 +236,11 @@ class Session:
 
     def load_base(self) -> TrainState:
         """Weights and optimizer as they were before the first update; the optimizer by its policy."""
-        fresh = self._fresh_model()
-        self.model.load_state_dict(fresh.state_dict())
+        if self.adapter:
+            # The base is frozen: only the adapters ever moved.
+            lora.start(self.model, self.run.snapshot.training.seed)
+        else:
+            self.model.load_state_dict(self._fresh_model().state_dict())
         self.start_optimizer()
         return self.run.first_state()
 
@@ -243,7 +249,8 @@ class Session:
         asked = self.run.snapshot.schedule.optimizer_state
         if asked != "Auto":
             return asked
-        return "Keep" if self.base.pin.get("in_constant_segment") else "Reset"
+        own = self.adapter is None and not self.base.pin.get("adapted")
+        return "Keep" if own and self.base.pin.get("in_constant_segment") else "Reset"
 
     def start_optimizer(self) -> None:
         """Keep, ResetMoments or Reset what the base's own run left behind (64 when there is nothing to keep)."""
@@ -251,7 +258,8 @@ class Session:
         self.optimizer.state.clear()
         if policy == "Reset":
             return
-        path = self.base.folder / "optimizer.safetensors" if self.base.folder and self.base.is_run else None
+        is_whole = self.base.is_run and not self.base.pin.get("adapted")
+        path = self.base.folder / "optimizer.safetensors" if self.base.folder and is_whole else None
         if path is None or not path.exists():
             raise ManifestError(
                 Problem(
@@ -320,6 +328,7 @@ class Session:
             export_type=export_type,
             state=run.work.state,
             report=report,
+            last="raw" if run.snapshot.finish else "final",
         )
 
     def teacher_losses(self, looks: Looks) -> dict[str, dict[str, float]]:
@@ -333,6 +342,9 @@ class Session:
         return looks.scored_by(models.TokenLosses(model), names)
 
     def keeper(self, checkpoints: Checkpoints, listen: Any, before_commit: Any, before_publish: Any) -> Keeper:
+        # finishing.py scores by the session it is given.
+        from rewarm_trainer.weights.retention import spared
+
         tokenizer = self.run.work.tokenizer
 
         def config(folder: Path) -> None:
@@ -352,7 +364,17 @@ class Session:
             before_commit=before_commit,
             before_publish=before_publish,
             extras=[] if self.method is None else [self.method],
+            saved=lora.LoraWeights(self.model, self.adapter) if self.adapter else None,
+            spared=lambda step: spared(self.run.plan, self.run.snapshot.finish, step),
         )
+
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the whole model by the names that a checkpoint has, in place. After training: the adapters
+        are in the last checkpoint by now, and are taken out of the model here."""
+        if self.adapter is None:
+            return weights_of(self.model)
+        lora.silence(self.model)
+        return lora.plain_weights(self.model)
 
     def environment(self) -> dict[str, Any]:
         """What a bit-exact resume depends on."""

@@ -34,6 +34,7 @@ _PATTERNS = (
     "state/sets/*/tokens.bin",
     "state/baseline/*.json",
     "state/looks/*/*.json",
+    "state/raw/*.json",
     "state/final/*.json",
     "log.jsonl",
     "state/spool/points.jsonl",

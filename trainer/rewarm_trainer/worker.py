@@ -20,6 +20,7 @@ from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.listener import Listener
+from rewarm_trainer.looks import Looks
 from rewarm_trainer.loop import Loop
 from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.progress import Progress
@@ -29,6 +30,7 @@ from rewarm_trainer.runlog import read_records
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
+from rewarm_trainer.weights.finishing import Finisher
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
 
 
@@ -54,6 +56,7 @@ class Worker:
         self._metrics_port = metrics_port
         self._around = around or Surroundings()
         self._attempt = 0
+        self._record: dict[str, Any] | None = None
         self.session = Session.open(run)
         self._is_main = self.session.rank == 0
         self._listener: Listener | None = None
@@ -122,6 +125,8 @@ class Worker:
                 self._listen({"event": "decision", **decision})
         else:
             looks.resume()
+        if run.snapshot.finish and self._is_main:
+            self._finisher(looks).check()
         self._progress.start(run.snapshot, run.plan, self._state.step)
         loop = self._loop(looks, self._keeper)
         self._around.now("Compiling" if session.compiled else "Training")
@@ -131,6 +136,20 @@ class Worker:
         finally:
             self._state = loop.state
         self._keeper.wait()
+        if run.snapshot.finish:
+            self._around.now("Finishing")
+            self._record = self._finisher(looks).run()
+
+    def _finisher(self, looks: Looks) -> Finisher:
+        return Finisher(
+            self.session,
+            looks,
+            self._checkpoints,
+            self._state.step,
+            asked_to_stop=lambda: self._stop.asked,
+            alive=self._around.alive,
+            listen=self._listen,
+        )
 
     def _loop(self, looks: Any, keeper: Keeper) -> Loop:
         session, run = self.session, self._run
@@ -208,6 +227,8 @@ class Worker:
     def _facts(self, outcome: str, message: str) -> Facts:
         last = self._keeper.last
         checkpoint = CheckpointFacts(last.uri, last.step, last.sha256) if last else None
+        if self._record:
+            checkpoint = CheckpointFacts(**self._record["checkpoint"])
         return facts_of(
             self._run.work,
             self._run.snapshot,
@@ -217,6 +238,7 @@ class Worker:
             message=message,
             checkpoint=checkpoint,
             run_id=self._listener.tracker.run_id if self._listener else None,
+            record=self._record,
         )
 
     def _succeed(self) -> dict[str, Any] | None:
