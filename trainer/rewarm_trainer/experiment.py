@@ -46,6 +46,8 @@ def _as_manifest(experiment: dict[str, Any], document: Mapping[str, Any]) -> dic
     spec["baseModel"] = {kind: spec["baseModel"]["options"]}
     spec["budget"] = {key: value for key, value in spec["budget"].items() if value is not None}
     spec["cache"] = {"uri": spec.pop("cacheUri")}
+    if cited := spec["replay"].pop("cited", None):
+        spec["replay"]["ratio"] = cited["asked"]
     sources = spec.pop("sources")
     for group, place in ((Group.CORPUS, "corpus"), (Group.REPLAY, "replay")):
         own = [

@@ -85,6 +85,12 @@ def remarks_of(snapshot: Snapshot, pins: Pins) -> list[str]:
         and not replayed <= own
     ):
         remarks.append("proxy replay: the replay text is not known to be the base model's own training data")
+    cited = snapshot.replay.cited
+    if cited is not None:
+        remarks.append(
+            f"the replay ratio was taken from study {cited.study} ({cited.digest[:19]}): at {cited.ratio:.4g} its "
+            f"{cited.law} law expects old text within {cited.tolerance} of the base"
+        )
     if any(pin.repeats > 1 for pin in _replayed(snapshot, pins).values()):
         remarks.append("replay text was repeated; see epochs by source")
     return remarks
@@ -106,8 +112,9 @@ def facts_of(
     checkpoint: CheckpointFacts | None = None,
     run_id: str | None = None,
     warnings: list[str] | None = None,
+    parameters: int | None = None,
 ) -> Facts:
-    """Everything the report says, gathered."""
+    """Everything the report says, gathered. `parameters`: how many the model has."""
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
@@ -128,6 +135,7 @@ def facts_of(
         tokens_by_source={name: rows * length for name, rows in state.rows.items()},
         epochs={name: rows / pins.sources[name].rows if rows else 0.0 for name, rows in state.rows.items()},
         replay_requested=requested_ratio(pins.plan, snapshot.replay.ratio),
+        replay_cited=None if snapshot.replay.cited is None else snapshot.replay.cited.to_json(),
         replay_realized=replayed / max(1, sum(state.rows.values())),
         sets=sets,
         attempts=derive_attempts(records, last_cause="Completed" if ended else outcome),
@@ -138,6 +146,7 @@ def facts_of(
         remarks=remarks_of(snapshot, pins),
         warnings=list(dict.fromkeys((warnings or []) + _logged_warnings(records))),
         extra={
+            "model": {"parameters": parameters},
             "environment": state.environment,
             "phases": phase_facts(snapshot, pins, state),
             "decisions": state.decisions,

@@ -177,7 +177,7 @@ class Session:
         check_positions(self.model, training.sequence_length)
         models.freeze(self.model, training.freeze)
         self.losses = models.TokenLosses(self.model)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parameters = self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         device = self.accelerator.device
         self.micro_rows = micro_batch_rows(
             training.micro_batch_rows, rows // self.world, training.sequence_length, run.pins.vocabulary, device

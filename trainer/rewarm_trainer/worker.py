@@ -27,6 +27,7 @@ from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
+from rewarm_trainer.study.citation import check_size
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
 
@@ -99,6 +100,8 @@ class Worker:
 
     def _train(self) -> None:
         session, run = self.session, self._run
+        if run.snapshot.replay.cited is not None:
+            check_size(run.snapshot, session.parameters)
         looks = session.looks(self._scored)
         if self._is_main:
             self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
@@ -211,6 +214,7 @@ class Worker:
             message=message,
             checkpoint=checkpoint,
             run_id=self._listener.tracker.run_id if self._listener else None,
+            parameters=self.session.parameters,
         )
 
     def _succeed(self) -> dict[str, Any] | None:
