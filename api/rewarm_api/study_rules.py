@@ -150,6 +150,8 @@ def _child_problems(spec: Any, template: dict[str, Any], local: bool | None) -> 
             document = child_document(
                 spec, base, _ANY_TOKENS if budget is not None and tokens is None else tokens, ratio
             )
+            if _at(document, "spec.budget.epochs") is not None:
+                document["spec"]["budget"] = {"tokens": _ANY_TOKENS}
             for path in _SET_BY_STUDY:
                 if path != "replay.ratio":
                     _drop(document["spec"], path)

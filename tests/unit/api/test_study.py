@@ -95,7 +95,7 @@ REFUSALS: dict[str, tuple[dict[str, str | None], str, str, str]] = {
             "spec.grid.models": "[{name: s, baseModel: {file: {path: s}, s3: {uri: s3://b/s}}}]",
         },
         "spec.grid.models[0].baseModel",
-        "file and s3",
+        "s3 and file",
         "exactly one of",
     ),
     "an unknown field": ({"spec.grid.ratios": "[0, 0.5]"}, "spec.grid.ratios", "the unknown field ratios", ""),

@@ -75,8 +75,10 @@ def best_of(
     *,
     delta: float | None,
     evaluations: int = 2000,
+    slopes: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The parameters with the lowest loss over local fits from all starts: Huber's with `delta`, else squares.
+    `slopes`: derivatives of the residuals [n, p]; else by differences.
 
     Raises ValueError when no start leads to finite residuals.
     """
@@ -89,6 +91,7 @@ def best_of(
         found = least_squares(
             residuals,
             inside,
+            jac=slopes or "2-point",
             bounds=bounds,
             loss="linear" if delta is None else "huber",
             f_scale=1.0 if delta is None else delta,

@@ -108,8 +108,8 @@ class Children:
 
     def _is_warm(self, leader: ChildRun) -> bool:
         """Whether a run has prepared its corpora and scored its baseline."""
-        records = read_records(self._folder.work(leader).log)
-        if any(record.get("event") == "evaluation" for record in records):
+        log = self._folder.work(leader).log
+        if log.exists() and any(record.get("event") == "evaluation" for record in read_records(log)):
             self._warm.add(leader.model)
         return leader.model in self._warm
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm_trainer.laws.dcpt import DcptLaw, Points, fit_dcpt, predict, refit_dcpt
+from rewarm_trainer.laws.dcpt import DcptLaw, Points, _Form, fit_dcpt, predict, refit_dcpt
 
 SHARES = (0.0, 0.1, 0.33, 0.5, 0.67, 0.9, 1.0)
 TRUE = DcptLaw(1.6, 0.4, 0.3, 0.05, 1.4, 0.25, 0.25, 0.5, 0.1, 1e9, 1e10)
@@ -108,6 +108,16 @@ def test_a_refit_of_the_same_losses_is_the_same_law(fitted):
     points = world(TRUE, noise=0.002)
     (again,) = refit_dcpt(fitted, points, points.losses[None])
     assert np.abs(predict(again, points) / predict(fitted, points) - 1).max() < 1e-3
+
+
+def test_the_slopes_are_those_of_the_residuals(fitted):
+    form = _Form(world(TRUE, noise=0.01))
+    x = form.packed(TRUE) + 0.01
+    for place in range(9):
+        step = np.zeros(9)
+        step[place] = 1e-6
+        expected = (form.residuals(x + step) - form.residuals(x - step)) / 2e-6
+        assert form.slopes(x)[:, place] == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
 def test_too_few_budgets_or_shares_are_refused():
