@@ -19,6 +19,7 @@ class StudyFolder:
         self.picture = self.root / "study.png"
         self.manifest = self.root / "state" / "manifest.json"
         self.uid = self.root / "state" / "uid"
+        self.delivered = self.root / "state" / "delivered"
         self.mlflow = self.root / "mlflow.db"
         self._lock = WorkFolder(self.root)
 

@@ -133,7 +133,7 @@ def test_the_published_rows_of_chemistry_cross_the_tolerance_where_the_paper_say
     assert crossing([0.1, 0.9], [1.0, 2.0], 3.0) is None
 
 
-TRUE = DcptLaw(1.6, 0.0, 0.3, 0.3, 1.1, 0.5, 0.6, 0.4, 0.2, 1.0, 1e6)
+TRUE = DcptLaw(1.6, 0.0, 0.3, 0.08, 1.1, 1.0, 0.6, 0.4, 0.2, 1.0, 1e6)
 
 
 @pytest.fixture(scope="module")
