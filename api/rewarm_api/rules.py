@@ -158,18 +158,6 @@ def replays(ratio: Any) -> bool:
     return not isinstance(ratio, (int, float)) or ratio > 0
 
 
-@rule("replay.ratio", "budget.epochs")
-def cited_ratio_has_a_budget_in_tokens(spec: Any) -> Iterator[Problem]:
-    cited = spec.replay is not None and not isinstance(spec.replay.ratio, (int, float))
-    if cited and spec.budget is not None and spec.budget.epochs is not None:
-        yield Problem(
-            "spec.budget.epochs",
-            "epochs with a ratio from a study",
-            "tokens: how many an epoch needs depends on the ratio that the study is asked for",
-            "write budget: {tokens: ...}",
-        )
-
-
 @rule("replay.fromRun")
 def replayed_run_is_one(spec: Any) -> Iterator[Problem]:
     if spec.replay is not None and spec.replay.from_run is not None:

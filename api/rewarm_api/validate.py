@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api import branch_rules, phase_rules, replay_rules  # noqa: F401 - their rules join RULES
+from rewarm_api import branch_rules, citation_rules, phase_rules, replay_rules  # noqa: F401 - their rules join RULES
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.order_warnings import ascending_warnings

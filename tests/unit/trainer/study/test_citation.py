@@ -243,6 +243,11 @@ def test_a_law_of_another_size_is_refused(world):
         ({"fromStudy": "mix"}, {"budget": {"epochs": 1}}, "spec.budget.epochs"),
         ({"fromStudy": "mix"}, {"replay": {"ratio": {"fromStudy": "mix"}}}, "spec.replay"),
         ("3%", {}, "spec.replay.ratio"),
+        (
+            {"fromStudy": "mix"},
+            {"phases": [{"name": "all", "share": "100%", "replayRatio": 0.1}]},
+            "spec.phases[0].replayRatio",
+        ),
     ],
 )
 def test_what_validation_refuses(ratio, spec, field):
