@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import Problem
 from rewarm_api.messages import NOTHING, found_text
 from rewarm_api.quantity import exact, parse_percent
@@ -15,6 +16,11 @@ from rewarm_api.rules import exactly_one, named_sources, rule
 def share(percent: str) -> Fraction:
     """A percentage as a share: "5%" is 1/20."""
     return Fraction(parse_percent(percent)) / 100
+
+
+def is_number(ratio: Any) -> bool:
+    """Whether a ratio is written, not taken from a study."""
+    return not isinstance(ratio, CitedRatio)
 
 
 def _adaptive(spec: Any) -> Any:
@@ -45,7 +51,7 @@ def adaptive_bounds_are_in_order(spec: Any) -> Iterator[Problem]:
 @rule("replay.ratio", "replay.adaptive.minimum", "replay.adaptive.maximum")
 def ratio_starts_within_its_bounds(spec: Any) -> Iterator[Problem]:
     adaptive = _adaptive(spec)
-    if adaptive is None or share(adaptive.minimum) > share(adaptive.maximum):
+    if adaptive is None or share(adaptive.minimum) > share(adaptive.maximum) or not is_number(spec.replay.ratio):
         return
     if not share(adaptive.minimum) <= exact(spec.replay.ratio) <= share(adaptive.maximum):
         yield Problem(
@@ -60,7 +66,7 @@ def ratio_starts_within_its_bounds(spec: Any) -> Iterator[Problem]:
 def adaptive_has_something_to_replay(spec: Any) -> Iterator[Problem]:
     # With a ratio above 0 the same is said of the ratio.
     replay = spec.replay
-    if replay is None or replay.adaptive is None or replay.ratio > 0:
+    if replay is None or replay.adaptive is None or not is_number(replay.ratio) or replay.ratio > 0:
         return
     if not replay.sources and "from_run" not in replay.model_fields_set:
         yield Problem(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rewarm_api.controllers import Adaptive
-from rewarm_api.fields import Digest, FieldName, Integer, Name, Number, Path, Spec, Uri, Words
+from rewarm_api.fields import Digest, FieldName, Flag, Integer, Name, Number, Path, Percent, Spec, Uri, Words
 from rewarm_api.snapshot import Format
 from rewarm_api.subset import Subset
 
@@ -68,11 +68,24 @@ class MetaExperience(Spec):
     """How far the weights move from where the interval began to where it ended: 1 is ordinary training."""
 
 
+class CitedRatio(Spec):
+    """The least replay by which a finished study expects the old text to stay within a tolerance. Local runs only."""
+
+    from_study: Path
+    """Name of the study, or its work folder, relative to the manifest's."""
+    tolerance: Percent | None = None
+    """How much the loss of every Retained set may rise above the base's. Default: the study's."""
+    model: Name | None = None
+    """Which model of the study's grid this run trains; required when it has several."""
+    extrapolate: Flag = False
+    """Ask the law also about budgets and ratios that no run has measured."""
+
+
 class Replay(Spec):
     """Old text mixed into the new, against forgetting."""
 
-    ratio: Annotated[Number, Field(ge=0, lt=1)]
-    """Share of all training rows drawn from replay."""
+    ratio: Annotated[Number, Field(ge=0, lt=1)] | CitedRatio
+    """Share of all training rows drawn from replay. A local run may cite a study: {fromStudy, tolerance}."""
     sources: Sources = Field(default_factory=list)
     """Sources to replay; at ratio 0 they are only held out from, to measure forgetting."""
     from_run: FromRun | None = None

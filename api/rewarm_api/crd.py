@@ -78,7 +78,7 @@ def custom_resource_definition() -> dict[str, Any]:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": [_column(*column) for column in _COLUMNS],
+                    "additionalPrinterColumns": [column(*given) for given in _COLUMNS],
                     "schema": {"openAPIV3Schema": _root()},
                 }
             ],
@@ -88,8 +88,13 @@ def custom_resource_definition() -> dict[str, Any]:
 
 def to_yaml() -> str:
     """The file `crds/continualruns.yaml`."""
-    text: str = yaml.dump(custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=120)
-    return _HEADER + text
+    return to_text(custom_resource_definition(), _HEADER)
+
+
+def to_text(definition: dict[str, Any], header: str) -> str:
+    """The file of a definition."""
+    text: str = yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=120)
+    return header + text
 
 
 def _root() -> dict[str, Any]:
@@ -101,14 +106,15 @@ def _root() -> dict[str, Any]:
             "apiVersion": {"type": "string", "description": "Version of this schema."},
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
-            "spec": _model("spec", RunSpec),
-            "status": _model("status", RunStatus),
+            "spec": model_schema("spec", RunSpec),
+            "status": model_schema("status", RunStatus),
         },
         "x-kubernetes-validations": immutability(list(shapes(RunSpec))),
     }
 
 
-def _model(path: str, model: type[Spec], description: str = "") -> dict[str, Any]:
+def model_schema(path: str, model: type[Spec], description: str = "") -> dict[str, Any]:
+    """The structural schema of a model that stands at `path`, whose rules of `crd_rules.py` it carries."""
     fields = shapes(model)
     schema: dict[str, Any] = {"description": description or _first_line(model), "type": "object"}
     required = [name for name, shape in fields.items() if shape.required]
@@ -120,7 +126,7 @@ def _model(path: str, model: type[Spec], description: str = "") -> dict[str, Any
 
 def _field(path: str, shape: Shape) -> dict[str, Any]:
     if shape.model is not None:
-        return _model(path, shape.model, shape.description)
+        return model_schema(path, shape.model, shape.description)
     schema: dict[str, Any] = {"description": shape.description} if shape.description else {}
     schema |= _kept(shape.schema)
     if shape.items is not None:
@@ -164,9 +170,10 @@ def _first_line(model: type[Spec]) -> str:
     return " ".join((model.__doc__ or "").split())
 
 
-def _column(name: str, kind: str, path: str, priority: int, description: str) -> dict[str, Any]:
-    column = {"name": name, "type": kind, "jsonPath": path, "description": description}
-    return column | {"priority": priority} if priority else column
+def column(name: str, kind: str, path: str, priority: int, description: str) -> dict[str, Any]:
+    """A column of `kubectl get`; above priority 0 only with -o wide."""
+    shown = {"name": name, "type": kind, "jsonPath": path, "description": description}
+    return shown | {"priority": priority} if priority else shown
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import Problem
 from rewarm_api.finish_rules import models_of, runs_of
 from rewarm_api.messages import NOTHING
@@ -45,6 +46,13 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
     if spec.replay is not None and spec.replay.from_run is not None:
         yield from _run_problems("spec.replay.fromRun", spec.replay.from_run, local)
     yield from _finish_problems(spec, local)
+    if local is False and spec.replay is not None and isinstance(spec.replay.ratio, CitedRatio):
+        yield Problem(
+            "spec.replay.ratio",
+            f"fromStudy {spec.replay.ratio.from_study}",
+            "a number: a cluster cannot read this machine's studies",
+            "write the ratio that `rewarm plan` shows for this manifest",
+        )
     for field, part in (("checkpoints", spec.checkpoints), ("cache", spec.cache)):
         if part is not None and part.uri is not None:
             yield from _folder_problems(f"spec.{field}.uri", part.uri, local)

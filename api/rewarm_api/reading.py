@@ -49,6 +49,8 @@ class Reader:
         return model.model_construct(_fields_set=given, **values)
 
     def value(self, shape: Shape, value: Any, path: str) -> Any:
+        if shape.instead is not None and isinstance(value, dict):
+            return self.model(shape.instead, value, path)
         if shape.model is not None:
             if isinstance(value, dict):
                 return self.model(shape.model, value, path)

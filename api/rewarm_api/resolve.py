@@ -29,10 +29,13 @@ EVALUATION_EVERY = "5%"
 DEFAULT_DECAY = {"Rewarm": result.Decay.COSINE, "WarmupStableDecay": result.Decay.ONE_MINUS_SQRT}
 
 
-def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) -> result.Snapshot:
+def resolve(
+    run: ContinualRun, *, uid: str, defaults: Defaults | None = None, cited: result.CitedStudy | None = None
+) -> result.Snapshot:
     """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name.
 
     `defaults` are a cluster's (`cluster_problems` says what is missing even with them); a local run has none.
+    `cited` is what the study answers that `replay.ratio` names, if it names one.
     """
     run = run if defaults is None else completed(run, defaults)
     given = run.spec
@@ -42,8 +45,8 @@ def resolve(run: ContinualRun, *, uid: str, defaults: Defaults | None = None) ->
         uid=uid,
         base_model=_base_model(given.base_model),
         sources=sources,
-        replay=_replay(given.replay),
         mixture=_mixture(given.mixture),
+        replay=_replay(given.replay, cited),
         schedule=_schedule(given),
         budget=result.Budget(
             tokens=given.budget.tokens,
@@ -183,17 +186,22 @@ def _source(group: result.Group, given: corpus.Source, even: bool) -> result.Sou
     )
 
 
-def _replay(given: corpus.Replay | None) -> result.Replay:
+def _replay(given: corpus.Replay | None, cited: result.CitedStudy | None) -> result.Replay:
     if given is None:
         return result.Replay(ratio=0.0, from_run=None, method="Interleave", max_repeats=4)
-    from_run = given.from_run
+    from_run, ratio = given.from_run, given.ratio
+    if isinstance(ratio, corpus.CitedRatio):
+        if cited is None:
+            raise ValueError(f"the study {ratio.from_study} was not asked")
+        ratio = cited.ratio
     return result.Replay(
-        ratio=given.ratio,
+        ratio=ratio,
         from_run=None if from_run is None else result.FromRun(name=from_run.name, path=from_run.path),
         method=given.method,
         max_repeats=given.max_repeats,
         meta_experience=_meta_experience(given),
         adaptive=None if given.adaptive is None else result.Adaptive(**given.adaptive.model_dump()),
+        cited=cited,
     )
 
 

@@ -143,13 +143,19 @@ def replay_has_something_to_replay(spec: Any) -> Iterator[Problem]:
         return
     if replay.sources and "from_run" in replay.model_fields_set:
         yield Problem("spec.replay", "sources and fromRun", "exactly one of sources | fromRun", "keep one of them")
-    if replay.ratio > 0 and not replay.sources and "from_run" not in replay.model_fields_set:
+    if replays(replay.ratio) and not replay.sources and "from_run" not in replay.model_fields_set:
+        cited = not isinstance(replay.ratio, (int, float))
         yield Problem(
             "spec.replay",
-            f"ratio {found_text(replay.ratio)} without sources",
+            f"ratio {'of a study' if cited else found_text(replay.ratio)} without sources",
             "exactly one of sources | fromRun when ratio > 0",
             "add sources to replay, or set ratio to 0",
         )
+
+
+def replays(ratio: Any) -> bool:
+    """Whether a ratio, a number or a citation of a study, asks for replay."""
+    return not isinstance(ratio, (int, float)) or ratio > 0
 
 
 @rule("replay.fromRun")
@@ -317,7 +323,7 @@ def forgetting_is_watched_against_a_limit(spec: Any) -> Iterator[Problem]:
             f"a limit, which onForgetting {gates.on_forgetting} watches",
             "add maxForgetting, or use onForgetting: Warn",
         )
-    if gates.on_forgetting == "RaiseReplay" and (spec.replay is None or spec.replay.ratio == 0):
+    if gates.on_forgetting == "RaiseReplay" and (spec.replay is None or not replays(spec.replay.ratio)):
         yield Problem(
             "spec.gates.onForgetting",
             "RaiseReplay without replay",

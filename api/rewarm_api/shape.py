@@ -41,7 +41,11 @@ _PATTERN_WORDS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One field: `model` for a mapping of known fields, `items` for a list, else a leaf read by `adapter`."""
+    """One field: `model` for a mapping of known fields, `items` for a list, else a leaf read by `adapter`.
+
+    A leaf may have `instead`: a mapping of known fields that can stand in its place, on this machine only. A server's
+    schema, which knows one type for each field, has the leaf alone.
+    """
 
     name: str
     required: bool
@@ -49,6 +53,7 @@ class Shape:
     description: str
     model: type[Spec] | None
     items: Shape | None
+    instead: type[Spec] | None = None
 
     @property
     def adapter(self) -> TypeAdapter[Any]:
@@ -88,10 +93,18 @@ def _annotation(info: FieldInfo) -> Any:
 
 
 def _shape(name: str, required: bool, annotation: Any, description: str) -> Shape:
+    instead = None
+    if get_origin(annotation) in (Union, UnionType):
+        options = {_is_model(option): option for option in get_args(annotation)}
+        annotation, instead = options.get(False, annotation), options.get(True)
     bare = _bare(annotation)
-    model = bare if isinstance(bare, type) and issubclass(bare, Spec) else None
+    model = bare if _is_model(bare) else None
     items = _shape(name, True, get_args(bare)[0], "") if get_origin(bare) is list else None
-    return Shape(name, required, annotation, " ".join(description.split()), model, items)
+    return Shape(name, required, annotation, " ".join(description.split()), model, items, instead)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Spec)
 
 
 def _bare(annotation: Any) -> Any:

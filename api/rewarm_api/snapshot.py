@@ -115,6 +115,26 @@ class Adaptive(Frozen):
     maximum: str = Field(description="percent, e.g. 50%")
 
 
+class CitedStudy(Frozen):
+    """The study that a ratio was taken from, and what its law said: found once, before this snapshot was made."""
+
+    asked: dict[str, Any] = Field(description="as in the manifest: fromStudy, tolerance, model, extrapolate")
+    study: str
+    digest: str = Field(description="of its study.json")
+    ratio: float
+    share: float = Field(description="of new text, as the law has it: the ratio is 1 - share, rounded up")
+    low: float | None = Field(description="95 % interval of the share")
+    high: float | None
+    law: str = Field(description="CMR | D-CPT")
+    at_border: bool = Field(description="the largest share that was measured: more might do")
+    tolerance: str
+    tokens: int
+    parameters: int
+    tokenizer: str
+    corpora: str = Field(description="digest of the digests and shares of its sources")
+    recipe: str = Field(description="digest of schedule and training settings")
+
+
 class Replay(Frozen):
     ratio: float = Field(description="share of all training rows drawn from replay, 0 <= ratio < 1")
     from_run: FromRun | None
@@ -122,6 +142,7 @@ class Replay(Frozen):
     max_repeats: int
     meta_experience: MetaExperience | None = added(None, "only with the method MetaExperienceReplay")
     adaptive: Adaptive | None = added(None, "None: the ratio stands")
+    cited: CitedStudy | None = added(None, "the study that the ratio was taken from")
 
 
 class BaseModelSource(Frozen):

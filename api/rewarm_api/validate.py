@@ -13,6 +13,7 @@ from typing import Any
 from rewarm_api import (  # noqa: F401
     adaptation_rules,
     branch_rules,
+    citation_rules,
     controller_rules,
     finish_rules,
     phase_rules,
@@ -80,7 +81,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
     if not isinstance(document, Mapping):
         problem = Problem("", found_text(document), "a ContinualRun manifest: a mapping", "start with `apiVersion:`")
         return Validation((problem,), (), None, ())
-    given = _without_server_fields(without_nulls(dict(document)))
+    given = without_server_fields(without_nulls(dict(document)))
     reader = Reader()
     run = reader.model(ContinualRun, given, "")
     problems = list(reader.problems)
@@ -109,7 +110,7 @@ def _process_problems(spec: Any, broken: set[str], local: bool | None) -> Iterat
     yield from batch_problems(fields[1], fields[0], machines[0] * max(1, machines[1]))
 
 
-def _without_server_fields(document: dict[str, Any]) -> dict[str, Any]:
+def without_server_fields(document: dict[str, Any]) -> dict[str, Any]:
     """What an API server adds is observation: a manifest fetched from a cluster is valid again."""
     kept = {key: value for key, value in document.items() if key != "status"}
     if isinstance(kept.get("metadata"), dict):

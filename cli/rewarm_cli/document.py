@@ -32,11 +32,18 @@ class Checked:
 
     def snapshot(self) -> Snapshot:
         """The resolved run; raises ManifestError (64) with all problems when the manifest is not valid."""
+        from rewarm_api.corpus import CitedRatio
         from rewarm_api.resolve import resolve
 
-        if self.validation.run is None or not self.validation.valid:
+        run = self.validation.run
+        if run is None or not self.validation.valid:
             raise ManifestError(self.validation.problems)
-        return resolve(self.validation.run, uid=str(uuid.uuid4()))
+        cited = None
+        if run.spec.replay is not None and isinstance(run.spec.replay.ratio, CitedRatio):
+            from rewarm_trainer.study.citation import cite
+
+            cited = cite(run, self.path.absolute().parent)
+        return resolve(run, uid=str(uuid.uuid4()), cited=cited)
 
 
 def validation_json(problems: Sequence[Problem], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -75,7 +82,9 @@ def change(document: dict[str, Any], changes: Sequence[str]) -> None:
 
 def check(path: Path, changes: Sequence[str] = (), *, local: bool | None) -> Checked:
     """Read and validate a manifest; problems are in the answer, not raised. `local` None: wherever it may run."""
-    from rewarm_api.validate import validate
+    from rewarm_api.study_rules import no_study
+    from rewarm_api.validate import Validation, validate
 
     document = read(path, changes)
-    return Checked(path, document, validate(document, local=local))
+    study = no_study(document)
+    return Checked(path, document, Validation((study,), (), None, ()) if study else validate(document, local=local))

@@ -107,6 +107,29 @@ def run(
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a MixtureStudy manifest (YAML)", show_default=False)],
+    workdir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="the study's own folder [default: studies/NAME]", show_default=False),
+    ] = None,
+    at: Annotated[str, typer.Option(metavar="RATIO@T,...", help="predict the losses there (0.3@20M)")] = "",
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="answer --at outside what was measured too")
+    ] = False,
+    change: Change = None,
+    output: Form = Output.TABLE,
+) -> None:
+    """Try mixtures on a grid, and fit the law that says which one to take.
+
+    Started again it goes on where it was stopped; a finished study answers at once.
+    """
+    from rewarm_cli import study as command
+
+    raise typer.Exit(command.execute(file, change or [], workdir, at, extrapolate, output))
+
+
+@app.command()
 def report(
     folder: Folder,
     html: Annotated[

@@ -136,6 +136,7 @@ def plan_facts(
         "at": [at_position(plan, mixture, length, tokens) for tokens in at],
         "replay_ratio": requested_ratio(plan, snapshot.replay.ratio),
         "controllers": _controllers(snapshot, plan),
+        "cited": None if snapshot.replay.cited is None else snapshot.replay.cited.to_json(),
         "sources": _sources(snapshot, plan, mixture, pins),
         "evaluation": {"every": plan.evaluation_every, "looks": looks, "sets": _sets(snapshot)},
         "checkpoints": {"every": plan.checkpoint_every, "count": checkpoint_count(plan)},
@@ -252,6 +253,9 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         f"cost: {format_tokens(cost['new_tokens'])} new tokens and {format_tokens(cost['replay_tokens'])} of replay, "
         f"at most {format_tokens(cost['look_tokens_at_most'])} scored in looks beside baseline and final",
     ]
+    if cited := facts["cited"]:
+        source = f"from study {cited['study']}, to keep old text within {cited['tolerance']} of the base"
+        lines.insert(1, f"replay ratio {cited['ratio']:g} {source}")
     if asked != facts["tokens"]:
         lines.insert(1, f"budget of {asked} tokens rounded up to whole steps: {facts['tokens']}")
     if cost["parameters"] is not None:

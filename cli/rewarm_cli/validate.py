@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewarm_api.errors import ManifestError
+from rewarm_api.errors import ManifestError, Problem
 from rewarm_cli import document
 from rewarm_cli.output import Output, emit, show, table, warn
 
@@ -13,8 +13,7 @@ from rewarm_cli.output import Output, emit, show, table, warn
 def execute(path: Path, changes: Sequence[str], output: Output) -> int:
     """0 when valid, else 64. Raises MissingInputError (66) when there is no such file."""
     try:
-        checked = document.check(path, changes, local=None)
-        problems, warnings = checked.validation.problems, checked.validation.warnings
+        problems, warnings = _checked(path, changes)
     except ManifestError as error:
         # Not readable at all: still an answer of validation, in the same form.
         problems, warnings = error.problems, ()
@@ -29,3 +28,14 @@ def execute(path: Path, changes: Sequence[str], output: Output) -> int:
     if output is not Output.JSON:
         warn(warnings)
     return 64 if problems else 0
+
+
+def _checked(path: Path, changes: Sequence[str]) -> tuple[Sequence[Problem], Sequence[str]]:
+    """Problems and warnings of either kind of manifest."""
+    from rewarm_api.study import KIND
+    from rewarm_api.study_rules import validate_study
+    from rewarm_api.validate import validate
+
+    given = document.read(path, changes)
+    found = validate_study(given, local=None) if given.get("kind") == KIND else validate(given, local=None)
+    return found.problems, found.warnings

@@ -48,6 +48,8 @@ def _as_manifest(experiment: dict[str, Any], document: Mapping[str, Any]) -> dic
     if "finish" in spec:
         spec["finish"] = [{step["kind"]: step["options"]} for step in spec["finish"]]
     spec["cache"] = {"uri": spec.pop("cacheUri")}
+    if cited := spec["replay"].pop("cited", None):
+        spec["replay"]["ratio"] = cited["asked"]
     sources = spec.pop("sources")
     for group, place in ((Group.CORPUS, "corpus"), (Group.REPLAY, "replay")):
         own = [

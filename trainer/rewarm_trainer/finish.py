@@ -96,6 +96,12 @@ def remarks_of(snapshot: Snapshot, pins: Pins) -> list[str]:
         and not replayed <= own
     ):
         remarks.append("proxy replay: the replay text is not known to be the base model's own training data")
+    cited = snapshot.replay.cited
+    if cited is not None:
+        remarks.append(
+            f"the replay ratio was taken from study {cited.study} ({cited.digest[:19]}): at {cited.ratio:.4g} its "
+            f"{cited.law} law expects old text within {cited.tolerance} of the base"
+        )
     if any(pin.repeats > 1 for pin in _replayed(snapshot, pins).values()):
         remarks.append("replay text was repeated; see epochs by source")
     return remarks
@@ -130,8 +136,11 @@ def facts_of(
     run_id: str | None = None,
     warnings: list[str] | None = None,
     record: Mapping[str, Any] | None = None,
+    parameters: int | None = None,
 ) -> Facts:
-    """Everything the report says, gathered. `record`: what `finish` made and what it showed."""
+    """Everything the report says, gathered. `record`: what `finish` made and what it showed. `parameters`: how many the
+    model has.
+    """
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
@@ -157,6 +166,7 @@ def facts_of(
         tokens_by_source={name: rows * length for name, rows in state.rows.items()},
         epochs={name: rows / pins.sources[name].rows if rows else 0.0 for name, rows in state.rows.items()},
         replay_requested=requested_ratio(pins.plan, snapshot.replay.ratio),
+        replay_cited=None if snapshot.replay.cited is None else snapshot.replay.cited.to_json(),
         replay_realized=replayed / max(1, sum(state.rows.values())),
         sets=sets,
         attempts=derive_attempts(records, last_cause="Completed" if ended else outcome),
@@ -171,6 +181,7 @@ def facts_of(
             )
         ),
         extra={
+            "model": {"parameters": parameters},
             "environment": state.environment,
             "phases": phase_facts(snapshot, pins, state),
             "decisions": state.decisions,

@@ -144,6 +144,7 @@ class Facts:
     epochs: Mapping[str, float] = field(default_factory=dict)
     replay_requested: float = 0.0
     replay_realized: float = 0.0
+    replay_cited: Mapping[str, Any] | None = None
     sets: Mapping[str, SetFacts] = field(default_factory=dict)
     forgetting_max: float | None = None
     forgetting_mean: float | None = None
@@ -180,7 +181,11 @@ def build_report(facts: Facts) -> dict[str, Any]:
             "by_source": dict(facts.tokens_by_source),
             "epochs": dict(facts.epochs),
         },
-        "replay": {"requested": facts.replay_requested, "realized": facts.replay_realized},
+        "replay": {
+            "requested": facts.replay_requested,
+            "realized": facts.replay_realized,
+            **({"cited": dict(facts.replay_cited)} if facts.replay_cited else {}),
+        },
         "sets": {name: _set(value) for name, value in facts.sets.items()},
         "forgetting": {"max": facts.forgetting_max, "mean": facts.forgetting_mean},
         "gain": {"mean": facts.gain_mean},

@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_api.phase_plan import mean_ratio
 from rewarm_api.resolve import resolve
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.run import ContinualRun
+from rewarm_api.snapshot import CitedStudy, Pins, Snapshot
 from rewarm_api.validate import validate
 from rewarm_trainer.experiment import changes, processes_problem
 from rewarm_trainer.files import write_bytes, write_json
@@ -96,12 +98,12 @@ def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot
     if validation.run is None or validation.problems:
         raise ManifestError(validation.problems)
     if not work.snapshot.exists():
-        snapshot = resolve(validation.run, uid=str(uuid.uuid4()))
+        snapshot = resolve(validation.run, uid=str(uuid.uuid4()), cited=cite(validation.run, root))
         write_json(work.manifest, {"root": str(root), "manifest": document})
         write_snapshot(work, snapshot)
         return snapshot
     stored = read_snapshot(work)
-    asked = resolve(validation.run, uid=stored.uid)
+    asked = resolve(validation.run, uid=stored.uid, cited=cite(validation.run, root, stored))
     before = json.loads(work.manifest.read_text())["manifest"] if work.manifest.exists() else {}
     problems = [
         Problem(
@@ -115,6 +117,24 @@ def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot
     if problems:
         raise ManifestError(problems)
     return stored
+
+
+def cite(run: ContinualRun, root: Path, stored: Snapshot | None = None) -> CitedStudy | None:
+    """What the study that the run cites answers; None, without reading anything, when its ratio is a number."""
+    if run.spec.replay is None or not isinstance(run.spec.replay.ratio, CitedRatio):
+        return None
+    from rewarm_trainer.study import citation
+
+    return citation.cite(run, root, stored)
+
+
+def cited_text(snapshot: Snapshot, pins: Pins) -> list[str]:
+    """Warnings about the study that the run cites. ManifestError (64) when its law is of other text."""
+    if snapshot.replay.cited is None:
+        return []
+    from rewarm_trainer.study import citation
+
+    return citation.check_text(snapshot, pins)
 
 
 def prepare_run(
@@ -169,7 +189,7 @@ def prepare_run(
         found = inherit(lineage, prepared.pins, prepared, snapshot, work, cache, warnings.append)
     keep_sets(work, found, cache)
     log = RunLog(work.log)
-    for warning in warnings:
+    for warning in [*warnings, *cited_text(snapshot, prepared.pins)]:
         log.write({"event": "warning", "message": warning})
         progress.event(f"warning: {warning}")
     log.close()

@@ -183,7 +183,7 @@ class Session:
         models.freeze(self.model, training.freeze)
         self.adapter = lora.add_adapters(self.model, training.lora, training.seed) if training.lora else None
         self.losses = models.TokenLosses(self.model)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parameters = self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         device = self.accelerator.device
         self.micro_rows = micro_batch_rows(
             training.micro_batch_rows, rows // self.world, training.sequence_length, run.pins.vocabulary, device

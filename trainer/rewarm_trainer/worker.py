@@ -29,6 +29,7 @@ from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
+from rewarm_trainer.study.citation import check_size
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
 from rewarm_trainer.weights.finishing import Finisher
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
@@ -103,6 +104,8 @@ class Worker:
 
     def _train(self) -> None:
         session, run = self.session, self._run
+        if run.snapshot.replay.cited is not None:
+            check_size(run.snapshot, session.parameters)
         looks = session.looks(self._scored)
         if self._is_main:
             self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
@@ -239,6 +242,7 @@ class Worker:
             checkpoint=checkpoint,
             run_id=self._listener.tracker.run_id if self._listener else None,
             record=self._record,
+            parameters=self.session.parameters,
         )
 
     def _succeed(self) -> dict[str, Any] | None:

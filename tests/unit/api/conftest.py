@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rewarm_api.manifest import load_yaml, read_manifest, set_path
+from rewarm_api.study_rules import StudyValidation, validate_study
 from rewarm_api.validate import Validation, validate
 
 HERE = Path(__file__).parent
@@ -55,3 +56,13 @@ def check(minimal: dict[str, Any]) -> Callable[..., Validation]:
 @pytest.fixture
 def yaml() -> Callable[[str], Any]:
     return load_yaml
+
+
+@pytest.fixture
+def check_study() -> Callable[..., StudyValidation]:
+    """Validates `study.yaml` after changes."""
+
+    def validated(changes: dict[str, Any], local: bool | None = True) -> StudyValidation:
+        return validate_study(changed(read_manifest(HERE / "study.yaml"), changes), local=local)
+
+    return validated

@@ -283,3 +283,8 @@ def test_what_a_phase_fixes_no_controller_moves(check):
     mixture = "{every: 10%, skillGraph: {rate: 0.2}}"
     problems = check({"spec.corpus": corpus, "spec.phases": phases, "spec.mixture": mixture}).problems
     assert ("spec.phases[0].weights", "a, b") in [(each.field, each.found) for each in problems]
+
+
+def test_a_ratio_from_a_study_is_not_moved(check):
+    (problem,) = check({**ADAPTIVE, "spec.replay.ratio": "{fromStudy: mine}"}).problems
+    assert (problem.field, problem.found) == ("spec.replay.adaptive", "adaptive with a ratio from a study")

@@ -95,7 +95,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
         ("spec.training.precision", "bf16", "BF16 | FP32", "did you mean BF16?"),
     ),
     "an unsupported adaptation": (
-        {"spec.training.adaptation": "Prefix"}, ("spec.training.adaptation", "Prefix", "Full | LoRA", "use Full or LoRA"),
+        {"spec.training.adaptation": "Prefix"},
+        ("spec.training.adaptation", "Prefix", "Full | LoRA", "use Full or LoRA"),
     ),
     "an unsupported replay method": (
         {**REPLAY, "spec.replay.method": "Reservoir"},
