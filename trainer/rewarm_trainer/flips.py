@@ -239,4 +239,5 @@ def per_document(marks: ArrayLike, labels: ArrayLike) -> Counts:
     """How many labels of each document are marked; a document may have none."""
     sums = np.concatenate([[0], np.cumsum(_marks(marks), dtype=np.int64)])
     ends = np.cumsum(np.asarray(labels, dtype=np.int64))
-    return np.diff(sums[np.concatenate([[0], ends])])
+    counts: Counts = np.diff(sums[np.concatenate([[0], ends])])
+    return counts
