@@ -79,7 +79,16 @@ def _pair(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
         "second": {"loss": float(nats[1].sum()) / total},
         "delta": delta.to_json(),
         "verdict": statistics.verdict(delta),
+        "flips": _flips(one, two, left, right) if same_tokens and "top1" in one and "top1" in two else None,
     }
+
+
+def _flips(one: Mapping[str, Any], two: Mapping[str, Any], left: Any, right: Any) -> dict[str, Any]:
+    """Next-token top-1 on the documents that both scored."""
+    from rewarm_trainer.evaluation import Scores
+    from rewarm_trainer.looks import flips_of
+
+    return flips_of(Scores.from_json(dict(one)).chosen(left), Scores.from_json(dict(two)).chosen(right))
 
 
 def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,7 @@ def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
             final=Loss(line["loss"], line["bits_per_byte"]) if ended else None,
             delta=delta,
             verdict=statistics.verdict(delta) if delta else None,
+            flips=line.get("flips") if ended else None,
             stability_gap=forgetting.stability_gap(paired),
             history=[
                 Look(look["tokens"], line["loss"], Delta.from_json(line["delta"]) if line["delta"] else None)

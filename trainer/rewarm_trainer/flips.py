@@ -158,18 +158,18 @@ class SmoothFlips:
     """Section 15's smooth version over any score per item, D = candidate's score minus the base's.
 
     `positive` = share of D > 0, `gain` = their mean; `negative` = share of D < 0, `regression` = mean of their |D|
-    (None without such items), so that mean D = positive x gain - negative x regression.
+    (None without such items), so that mean D = positive x gain - negative x regression. Shares of no item are None.
     """
 
     items: int
-    positive: float
-    negative: float
+    positive: float | None
+    negative: float | None
     gain: float | None
     regression: float | None
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "documents": self.items,
+            "count": self.items,
             "better": {"share": self.positive, "mean": self.gain},
             "worse": {"share": self.negative, "mean": self.regression},
         }
@@ -185,8 +185,8 @@ def smooth_flips(differences: ArrayLike, threshold: float = 0.0) -> SmoothFlips:
     items = len(found)
     return SmoothFlips(
         items,
-        len(up) / items if items else math.nan,
-        len(down) / items if items else math.nan,
+        len(up) / items if items else None,
+        len(down) / items if items else None,
         float(up.mean()) if len(up) else None,
         float(down.mean()) if len(down) else None,
     )
@@ -206,10 +206,10 @@ class TokenFlips:
 
     def to_json(self) -> dict[str, Any]:
         """As `report.json` has it: `top1` is the share of labels that a model has right."""
-        total = self.labels or math.nan
+        right = {"baseline": self.base_right, "final": self.candidate_right}
         return {
             "labels": self.labels,
-            "top1": {"baseline": self.base_right / total, "final": self.candidate_right / total},
+            "top1": {name: count / self.labels if self.labels else None for name, count in right.items()},
             "negative": share_json(self.negative),
             "positive": share_json(self.positive),
             "net": share_json(self.net),

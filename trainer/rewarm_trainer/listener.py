@@ -77,6 +77,9 @@ class Listener:
             metrics[f"eval/{name}/bits_per_byte"] = line["bits_per_byte"]
             if line["delta"]:
                 metrics[f"eval/{name}/delta"] = line["delta"]["mean"]
+            if line.get("flips"):
+                metrics[f"eval/{name}/negative_flips"] = line["flips"]["negative"]["mean"]
+                metrics[f"eval/{name}/positive_flips"] = line["flips"]["positive"]["mean"]
         summary = {
             "forgetting/max": record["forgetting"]["max"],
             "forgetting/mean": record["forgetting"]["mean"],

@@ -20,7 +20,7 @@ from torch import nn
 
 from rewarm_api.errors import DataError
 from rewarm_api.snapshot import Role, digest_of
-from rewarm_trainer import evaluation, forgetting, statistics
+from rewarm_trainer import evaluation, flips, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
 from rewarm_trainer.statistics import Delta
@@ -51,6 +51,7 @@ class Scorer:
     world: int
 
     def score(self, documents: Documents, count: int | None, progress: Callable[[int, int], None] | None) -> Scores:
+        """The first `count` documents, or (None) all, then with a mark of each label that the model has right."""
         return evaluation.score(
             self.losses,
             documents,
@@ -63,6 +64,7 @@ class Scorer:
             rank=self.rank,
             world=self.world,
             progress=progress,
+            top1=count is None,
         )
 
 
@@ -199,8 +201,21 @@ class Looks:
             base = self._base[name].first(len(scores.hashes))
             if base.hashes != scores.hashes or (base.labels != scores.labels).any():
                 raise DataError(f"evaluation set {name}: the documents are not those of the baseline")
-            value["delta"] = statistics.paired_delta(scores.nats - base.nats, scores.labels).to_json()
+            difference = scores.nats - base.nats
+            value["delta"] = statistics.paired_delta(difference, scores.labels).to_json()
+            if scores.top1 is not None and base.top1 is not None:
+                value["flips"] = flips_of(base, scores)
         return value
+
+
+def flips_of(base: Scores, scores: Scores) -> dict[str, Any]:
+    """Next-token top-1 of two models on the same labels, and how many documents each lost or won (section 15)."""
+    assert base.top1 is not None
+    assert scores.top1 is not None
+    scored = scores.labels > 0
+    gained = (base.nats - scores.nats)[scored] / scores.labels[scored]
+    tokens = flips.token_flips(base.top1, scores.top1, scores.labels)
+    return {**tokens.to_json(), "documents": flips.smooth_flips(gained).to_json()}
 
 
 def _read(path: Path) -> Scores | None:

@@ -97,7 +97,10 @@ class Look:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation."""
+    """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation.
+
+    `flips`: next-token top-1 of base and candidate on the same labels (flips.py), as JSON.
+    """
 
     role: str
     documents: int
@@ -106,6 +109,7 @@ class SetFacts:
     final: Loss | None = None
     delta: DeltaLike | None = None
     verdict: str | None = None
+    flips: Mapping[str, Any] | None = None
     stability_gap: StabilityGapLike | None = None
     history: Sequence[Look] = ()
 
@@ -207,6 +211,7 @@ def _set(value: SetFacts) -> dict[str, Any]:
         "final": _loss(value.final),
         "delta": _delta(value.delta),
         "verdict": None if value.verdict is None else str(value.verdict),
+        "flips": value.flips,
         "stability_gap": _gap(value.stability_gap),
         "history": [_look(look) for look in value.history],
     }

@@ -113,10 +113,10 @@ def test_relative_nfr_is_one_for_models_that_err_independently() -> None:
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40))
 def test_smooth_flips_add_up_to_the_mean_difference(differences: list[float]) -> None:
     found = smooth_flips(differences)
-    total = found.positive * (found.gain or 0) - found.negative * (found.regression or 0)
+    total = (found.positive or 0) * (found.gain or 0) - (found.negative or 0) * (found.regression or 0)
     assert total == pytest.approx(np.mean(differences), abs=1e-9)
     assert smooth_flips(differences, threshold=10).to_json() == {
-        "documents": len(differences), "better": {"share": 0, "mean": None}, "worse": {"share": 0, "mean": None}
+        "count": len(differences), "better": {"share": 0, "mean": None}, "worse": {"share": 0, "mean": None}
     }  # fmt: skip
 
 
