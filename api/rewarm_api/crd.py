@@ -29,6 +29,7 @@ _LIST_KEYS = {
     "spec.corpus.sources": "name",
     "spec.replay.sources": "name",
     "spec.evaluation.sets": "name",
+    "spec.evaluation.benchmarks": "name",
     "spec.credentials": "secret",
     "spec.compute.podTemplate.env": "name",
     "spec.compute.podTemplate.volumes": "name",

@@ -21,8 +21,6 @@ LATER = frozenset(
         "spec.replay.adaptive",
         "spec.training.lora",
         "spec.baseModel.run.anneal",
-        "spec.evaluation.benchmarks",
-        "spec.gates.maxNegativeFlips",
     }
 )
 """Fields of the design that enter the schema once they work."""

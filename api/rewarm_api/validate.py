@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rewarm_api.benchmarks import benchmark_problems
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.places import address_problems
@@ -80,6 +81,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
                 problems.extend(rule.check(run.spec))
         problems.extend(_process_problems(run.spec, broken, local))
         problems.extend(address_problems(run.spec, local))
+        problems.extend(benchmark_problems(run.spec, local))
         problems.extend(pod_template_problems(run.spec))
     warnings = () if run.spec is None else tuple(_warnings(run.spec))
     unused = () if local is False else tuple(path for path in CLUSTER_ONLY if _given(given, path))
