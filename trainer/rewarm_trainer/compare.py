@@ -15,6 +15,7 @@ import numpy as np
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_trainer import statistics
+from rewarm_trainer.compare_tasks import compare_benchmarks
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 Scored = Mapping[str, Mapping[str, Any]]
@@ -38,13 +39,14 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     reference = next(iter(runs))
     one, two = (runs[path] if path in runs else _score(path, reference) for path in (first, second))
     names = sorted(one.keys() & two.keys())
+    tasks = compare_benchmarks(first, second, reference)
     if not names:
         raise DataError(
             f"{first} and {second} share no evaluation set: {sorted(one)} and {sorted(two)}; "
             "compare runs with sets of the same name"
         )
     sets = {name: _pair(one[name], two[name]) for name in names}
-    return {"first": str(first), "second": str(second), "sets": sets}
+    return {"first": str(first), "second": str(second), "sets": sets, "benchmarks": tasks}
 
 
 def _final(path: Path) -> dict[str, dict[str, Any]]:
@@ -108,7 +110,7 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
             f"{folder}: its tokenizer {handle.fingerprint[:19]} is not that of {reference} ({pins.tokenizer[:19]}); "
             "continue that model with rewarm run and compare the two runs, which goes by bytes"
         )
-    scorer = _scorer(folder, snapshot, pins)
+    scorer = scorer_of(folder, snapshot, pins)
     cache = cache_folder(snapshot.cache_uri, work.root)
     result = {}
     for chosen in snapshot.evaluation.sets:
@@ -118,7 +120,8 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _scorer(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
+def scorer_of(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
+    """What scores a model folder as a run scored its own."""
     import torch
 
     from rewarm_trainer import model as models

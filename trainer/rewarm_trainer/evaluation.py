@@ -146,15 +146,24 @@ def _power_of_two(number: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Windows that share a forward pass of shape [rows, width]; what they do not fill is padding."""
 
     windows: list[Window]
     rows: int
     width: int
 
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Inputs and labels, [rows, width]. Padding stands at the right: under a causal mask nothing sees it."""
+        inputs = np.zeros((self.rows, self.width), dtype=np.int64)
+        labels = np.full((self.rows, self.width), IGNORED, dtype=np.int64)
+        for row, window in enumerate(self.windows):
+            inputs[row, : len(window.inputs)] = window.inputs
+            labels[row, : len(window.labels)] = window.labels
+        return inputs, labels
 
-def _batches(cut: list[Window], length: int, tokens: int) -> list[_Batch]:
+
+def batches_of(cut: list[Window], length: int, tokens: int) -> list[Batch]:
     """Windows of similar length together, in a handful of shapes: a CPU builds its kernels anew for each shape.
 
     A function of the set alone: ranks and looks change nothing about which windows share a pass.
@@ -168,7 +177,7 @@ def _batches(cut: list[Window], length: int, tokens: int) -> list[_Batch]:
         rows = max(1, tokens // width)
         for begin in range(0, len(members), rows):
             part = members[begin : begin + rows]
-            batches.append(_Batch(part, min(rows, _power_of_two(len(part))), width))
+            batches.append(Batch(part, min(rows, _power_of_two(len(part))), width))
     return batches
 
 
@@ -193,7 +202,7 @@ def score(
     """
     chosen = documents.ids[: len(documents.ids) if count is None else count]
     cut = windows(chosen, bos=bos, eos=eos, length=length)
-    batches = _batches(cut, length, batch_tokens)
+    batches = batches_of(cut, length, batch_tokens)
     device = next(losses.parameters()).device
     sums = _Sums(len(chosen), sum(len(window.labels) for window in cut) if top1 else None)
     was_training = losses.training
@@ -231,15 +240,12 @@ class _Sums:
         return [total for total in (self.nats, self.labels, self.top1) if total is not None]
 
 
-def _score_batch(losses: nn.Module, batch: _Batch, device: torch.device, sums: _Sums) -> None:
-    """Add one batch's sums to its documents. Padding stands at the right: under a causal mask nothing sees it."""
-    inputs = np.zeros((batch.rows, batch.width), dtype=np.int64)
-    targets = np.full((batch.rows, batch.width), IGNORED, dtype=np.int64)
-    for row, window in enumerate(batch.windows):
-        inputs[row, : len(window.inputs)] = window.inputs
-        targets[row, : len(window.labels)] = window.labels
-    tensors = (torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), None)
-    token_nats, marks = (losses(*tensors), None) if sums.top1 is None else losses(*tensors, top1=True)
+def _score_batch(losses: nn.Module, batch: Batch, device: torch.device, sums: _Sums) -> None:
+    """Add one batch's sums to its documents."""
+    inputs, labels = (torch.from_numpy(array).to(device) for array in batch.arrays())
+    asked = {} if sums.top1 is None else {"top1": True}
+    scored = losses(inputs, labels, None, **asked)
+    token_nats, marks = scored if asked else (scored, None)
     row_nats = token_nats.double().sum(1).cpu()[: len(batch.windows)]
     owners = torch.tensor([window.document for window in batch.windows])
     sums.nats.index_add_(0, owners, row_nats)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
-from rewarm_trainer import forgetting, gates, statistics
+from rewarm_trainer import forgetting, gates, statistics, task_answers
 from rewarm_trainer.files import write_bytes, write_json
 from rewarm_trainer.model_card import model_card
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
@@ -54,14 +54,22 @@ def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
     return facts
 
 
-def verdict_of(sets: Mapping[str, SetFacts], snapshot: Snapshot, trunk: bool, ended: bool) -> dict[str, Any]:
+def benchmark_facts(state: TrainState) -> dict[str, Any]:
+    """What the benchmarks showed, from the last look; empty while the candidate was not asked."""
+    last = state.evaluations[-1] if state.evaluations else {}
+    return last.get("benchmarks", {}) if last.get("step") else {}
+
+
+def verdict_of(
+    sets: Mapping[str, SetFacts], benchmarks: Mapping[str, Any], snapshot: Snapshot, trunk: bool, ended: bool
+) -> dict[str, Any]:
     """Forgetting, gain, gates and promotion as keyword arguments of `Facts`."""
     deltas = {name: (Role(value.role), value.delta) for name, value in sets.items() if isinstance(value.delta, Delta)}
-    if not ended or not deltas:
+    if not ended or not (deltas or benchmarks):
         reason = "the run has not been judged" if not ended else "no evaluation set"
         return {"promotion_reason": reason}
     summary = forgetting.summary(deltas)
-    results = gates.judge(snapshot.gates, deltas)
+    results = gates.judge(snapshot.gates, deltas, task_answers.negative_flips(benchmarks) if benchmarks else None)
     promotion = gates.promotion(results, trunk)
     return {
         "forgetting_max": summary.forgetting.max,
@@ -106,7 +114,7 @@ def facts_of(
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
-    sets = set_facts(state, snapshot)
+    sets, benchmarks = set_facts(state, snapshot), benchmark_facts(state) if ended else {}
     records = read_records(work.log)
     seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
     prepared = work.state / "prepare.json"
@@ -139,7 +147,8 @@ def facts_of(
             "stopped_early": state.stopped or None,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
         },
-        **verdict_of(sets, snapshot, pins.plan.trunk, ended),
+        benchmarks=benchmarks,
+        **verdict_of(sets, benchmarks, snapshot, pins.plan.trunk, ended),
     )
 
 

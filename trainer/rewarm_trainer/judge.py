@@ -5,6 +5,7 @@ Every rank runs this on the same look and comes to the same decision; only rank 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from rewarm_api.snapshot import Gates, Plan, Role
 from rewarm_trainer import forgetting, gates
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.looks import Looks, deltas_of
 from rewarm_trainer.order import Phase
 from rewarm_trainer.state import TrainState
@@ -33,27 +35,34 @@ class RunJudge:
         can_raise: bool,
         ceiling: float,
         listen: Callable[[dict[str, Any]], None],
+        benchmarks: Benchmarks | None = None,
     ) -> None:
-        self._looks, self._model = looks, model
+        self._looks, self._benchmarks, self._model = looks, benchmarks, model
         self._asked, self._plan, self._can_raise, self._ceiling = asked, plan, can_raise, ceiling
         self._listen = listen
 
     def look(self, state: TrainState, *, final: bool) -> None:
         """Look at the model after `state.step` updates and act on it; the state remembers both."""
-        if not self._looks.sets:
+        if not self._looks.sets and not (final and self._benchmarks):
             return
         self._take(state, final)
         if not final:
             self._act(state)
 
     def _take(self, state: TrainState, final: bool) -> None:
-        if final:
-            look = self._looks.final(self._model, state.step, state.tokens)
-        else:
-            look = self._looks.look(state.step, state.tokens)
+        look = self._final(state) if final else self._looks.look(state.step, state.tokens)
         state.evaluations = [past for past in state.evaluations if past["step"] < state.step] + [look]
         state.seconds["evaluate"] = state.seconds.get("evaluate", 0.0) + look["seconds"]
         self._listen({"event": "evaluation", **look})
+
+    def _final(self, state: TrainState) -> dict[str, Any]:
+        """The sets and the benchmarks, on the weights as they will be exported."""
+        look = self._looks.final(self._model, state.step, state.tokens)
+        if self._benchmarks is None:
+            return look
+        began = time.monotonic()
+        asked = self._benchmarks.final(self._model)
+        return {**look, "benchmarks": asked, "seconds": round(look["seconds"] + time.monotonic() - began, 3)}
 
     def _act(self, state: TrainState) -> None:
         phases = state.phase_log()

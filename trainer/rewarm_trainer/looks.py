@@ -95,6 +95,14 @@ def rounded_to(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
                 parameter.copy_(master)
 
 
+def from_rank_0(value: Value, world: int) -> Value:
+    """The value of rank 0, on every rank of `world`."""
+    box = [value]
+    if world > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
 class Looks:
     """All looks of one run. Every rank scores its share, rank 0 judges, and all ranks get the same line."""
 
@@ -115,11 +123,12 @@ class Looks:
         self._state = state
         self._report = report
         self._base: dict[str, Scores] = {}
+        self.base_digest = ""
 
     def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
         """Score the untouched base before the first update; found again by digest, here or in the user's cache."""
         began = time.monotonic()
-        weights = weights_digest(self._scorer.losses)
+        weights = self.base_digest = weights_digest(self._scorer.losses)
         for name, chosen in self.sets.items():
             how = [self._scorer.length, self._scorer.precision, self._scorer.attention]
             key = digest_of([weights, tokenizer, chosen.digest, *how])
@@ -182,11 +191,7 @@ class Looks:
         return self._from_rank_0(line)
 
     def _from_rank_0(self, value: Value) -> Value:
-        """The value of rank 0, on every rank."""
-        box = [value]
-        if self._scorer.world > 1:
-            torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return from_rank_0(value, self._scorer.world)
 
     def _set(self, name: str, scores: Scores, paired: bool) -> dict[str, Any]:
         value = {

@@ -128,9 +128,9 @@ class Facts:
     """Everything a report says. Defaults are what a run that got nowhere has to say.
 
     requested_tokens: the budget as written; trained_tokens: steps x batch. tokens_by_source, epochs: by source name.
-    seconds: by activity (prepare, baseline, train, evaluate, checkpoint). remarks: what a reader must know to read
-    the verdict rightly ("proxy replay: ..."). warnings: what went less well than it should. extra: more top-level
-    keys; a name that the contract uses already is refused.
+    seconds: by activity (prepare, baseline, train, evaluate, checkpoint). benchmarks: by name, as task_answers.py has
+    them. remarks: what a reader must know to read the verdict rightly ("proxy replay: ..."). warnings: what went less
+    well than it should. extra: more top-level keys; a name that the contract uses already is refused.
     """
 
     name: str
@@ -144,6 +144,7 @@ class Facts:
     replay_requested: float = 0.0
     replay_realized: float = 0.0
     sets: Mapping[str, SetFacts] = field(default_factory=dict)
+    benchmarks: Mapping[str, Any] = field(default_factory=dict)
     forgetting_max: float | None = None
     forgetting_mean: float | None = None
     gain_mean: float | None = None
@@ -181,6 +182,7 @@ def build_report(facts: Facts) -> dict[str, Any]:
         },
         "replay": {"requested": facts.replay_requested, "realized": facts.replay_realized},
         "sets": {name: _set(value) for name, value in facts.sets.items()},
+        "benchmarks": dict(facts.benchmarks),
         "forgetting": {"max": facts.forgetting_max, "mean": facts.forgetting_mean},
         "gain": {"mean": facts.gain_mean},
         "gates": [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewarm_api.quantity import format_tokens
 from rewarm_api.snapshot import Group, Pins, Snapshot
-from rewarm_trainer import charts
+from rewarm_trainer import benchmark_view, charts
 from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.report import load_report
 from rewarm_trainer.report_curves import asked_shares, set_figures, training_figures
@@ -55,6 +55,8 @@ def render_html(report: Mapping[str, Any], *, snapshot: Snapshot | None, pins: P
         findings=verdict_sentences(report),
         sets=_sets(report),
         flips=[(name, value["flips"]) for name, value in report["sets"].items() if value.get("flips")],
+        benchmarks=list(benchmark_view.rows(report.get("benchmarks") or {})),
+        tasks_counted=benchmark_view.count(report.get("benchmarks") or {}),
         set_figures=set_figures(report),
         training_figures=training_figures(report, log, snapshot, attempts),
         sources=_sources(report, snapshot, pins),
@@ -82,7 +84,7 @@ def _template() -> Template:
         signed=lambda value, digits=3: _NO_NUMBER if value is None else signed(value, digits),
         fixed=lambda value, digits=4: _NO_NUMBER if value is None else f"{value:,.{digits}f}",
         percent=lambda value, digits=2: _NO_NUMBER if value is None else f"{value:.{digits}%}",
-        share=share,
+        share=benchmark_view.share,
         whole=lambda text: _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text),
         sentence=lambda text: text[:1].upper() + text[1:],
     )
@@ -207,15 +209,6 @@ def _times(report: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     seconds = {name: report["throughput"]["seconds"].get(name) or 0.0 for name in _ACTIVITIES}
     total = sum(seconds.values())
     return [(name, duration(value), value / total) for name, value in seconds.items()] if total else []
-
-
-def share(value: Mapping[str, Any]) -> str:
-    """A share with its interval: `1.2 % [0.9, 1.6]`."""
-    if value["mean"] is None:
-        return _NO_NUMBER
-    if value["low"] is None or value["high"] is None:
-        return f"{100 * value['mean']:.2f} %"
-    return f"{100 * value['mean']:.2f} % [{100 * value['low']:.2f}, {100 * value['high']:.2f}]"
 
 
 def duration(seconds: float) -> str:

@@ -132,6 +132,7 @@ def prepare_run(
     from rewarm_trainer.from_run import check_tokenizer, earlier_sources
 
     began = time.monotonic()
+    check_benchmarks(snapshot, root)
     earlier = earlier_sources(snapshot, root, cache)
     base = locate(snapshot, root, cache, pins.base_model if pins else None)
     handle = TokenizerHandle.load(base.folder, snapshot.training.document_start) if base.folder else None
@@ -161,6 +162,14 @@ def prepare_run(
     if pins is None:
         write_bytes(work.pins, (json.dumps(prepared.pins.to_json(), indent=1) + "\n").encode())
     return pins or prepared.pins
+
+
+def check_benchmarks(snapshot: Snapshot, root: Path) -> None:
+    """Load every task of the benchmarks, so that one that is not there ends the run before anything is computed."""
+    if snapshot.evaluation.benchmarks:
+        from rewarm_trainer import harness
+
+        harness.load(snapshot.evaluation.benchmarks, root)
 
 
 def is_prepared(pins: Pins, cache: Path) -> bool:

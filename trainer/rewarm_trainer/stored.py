@@ -31,6 +31,7 @@ _PATTERNS = (
     "state/prepare.json",
     "state/baseline/*.json",
     "state/final/*.json",
+    "state/benchmarks/*/*.json",
     "log.jsonl",
     "state/spool/points.jsonl",
     "state/spool/receipt.json",

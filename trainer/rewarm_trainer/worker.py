@@ -94,7 +94,7 @@ class Worker:
 
     def _train(self) -> None:
         session, run = self.session, self._run
-        looks = session.looks(self._scored)
+        looks, benchmarks = session.looks(self._scored), session.benchmarks(self._scored)
         if self._is_main:
             self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
         session.barrier()
@@ -108,13 +108,18 @@ class Worker:
         if fresh:
             self._around.now("Baseline")
             baseline = looks.baseline(run.cache, run.pins.tokenizer)
-            self._state.evaluations = [baseline] if looks.sets else []
+            if benchmarks:
+                asked = benchmarks.baseline(run.cache, run.pins.tokenizer, looks.base_digest)
+                baseline |= {**asked, "seconds": round(baseline["seconds"] + asked["seconds"], 3)}
+            self._state.evaluations = [baseline] if looks.sets or benchmarks else []
             self._state.seconds["baseline"] = baseline["seconds"]
             self._listen({"event": "evaluation", **baseline})
         else:
             looks.resume()
+            if benchmarks:
+                benchmarks.resume()
         self._progress.start(run.snapshot, run.plan, self._state.step)
-        loop = self._loop(looks, self._keeper)
+        loop = self._loop(looks, benchmarks, self._keeper)
         self._around.now("Compiling" if session.compiled else "Training")
         self._stop.in_training = True
         try:
@@ -123,7 +128,7 @@ class Worker:
             self._state = loop.state
         self._keeper.wait()
 
-    def _loop(self, looks: Any, keeper: Keeper) -> Loop:
+    def _loop(self, looks: Any, benchmarks: Any, keeper: Keeper) -> Loop:
         session, run = self.session, self._run
         loader = session.loader()
         replays = [name for name in run.pins.sources if name in run.new_order(self._state.phase_log()).replay_names]
@@ -135,6 +140,7 @@ class Worker:
             can_raise=bool(replays),
             ceiling=replay_ceiling(run, replays),
             listen=self._listen,
+            benchmarks=benchmarks,
         )
         return Loop(
             plan=run.plan,
