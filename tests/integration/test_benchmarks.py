@@ -141,3 +141,28 @@ def test_data_that_went_away_ends_the_run_before_training(world: World, asked: d
     assert "spec.evaluation.benchmarks[0].tasks[0]: no task file" in done.err
     assert world.report("asked-gone")["outcome"] == "MissingInput"
     assert not (world.root / "asked-gone" / "pins.json").exists()
+
+
+@pytest.mark.slow
+def test_the_version_that_serves_is_compared_too(world: World, asked: dict[str, Any]) -> None:
+    """The first run takes the alias; the next of that model is judged against its base and against the first."""
+    uri = f"sqlite:///{world.root / 'served.db'}"
+    tracking = {"uri": uri, "registeredModel": "served", "promoteAlias": "champion"}
+    first = world.run(world.manifest("serves", **SHORT, tracking=tracking), "serves")
+    assert first.code == 0, first.err
+    one = world.report("serves")
+    assert one["promotion"]["promoted"]
+    assert one["serving"] is None
+    longer = {**SHORT, "budget": {"tokens": 5120}}
+    second = world.run(world.manifest("follows", **longer, tracking=tracking), "follows")
+    assert second.code == 0, second.err
+    two = world.report("follows")
+    assert two["serving"] == {"model": "served", "alias": "champion", "version": one["tracking"]["model_version"]}
+    own, against = (part["benchmarks"]["python"]["tasks"]["python_words"] for part in (one, two))
+    assert against["serving"]["baseline"]["accuracy"] == own["final"]["accuracy"]
+    assert against["serving"]["final"] == against["final"]
+    for name in ("code", "general"):
+        flips = two["sets"][name]["serving"]
+        assert flips["top1"]["baseline"] == one["sets"][name]["flips"]["top1"]["final"]
+        assert flips["top1"]["final"] == two["sets"][name]["flips"]["top1"]["final"]
+    assert "against champion (version 1)" in (world.root / "follows" / "report.html").read_text()

@@ -9,24 +9,49 @@ NO_NUMBER = "–"
 COLUMNS = ("benchmark", "task", "items", "before", "after", "change [95 %]", "McNemar p", "lost", "won", "verdict")
 
 
-def rows(benchmarks: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """A row for each task, by the names in COLUMNS; shares are percent, the change is in points."""
+def rows(benchmarks: Mapping[str, Any], serving: Mapping[str, Any] | None = None) -> Iterator[dict[str, str]]:
+    """A row for each task, by the names in COLUMNS, and one against the version that serves, where it was asked.
+
+    Shares are percent, the change is in points.
+    """
     for name, benchmark in benchmarks.items():
         for task, line in benchmark["tasks"].items():
-            flips = line["flips"]
-            cells = (
-                name,
-                task,
-                str(line["items"]),
-                _asked(line["baseline"] if "baseline" in line else line["first"]),
-                _asked(line["final"] if "final" in line else line["second"]),
-                points(line["delta"]),
-                NO_NUMBER if flips["mcnemar_p"] is None else f"{flips['mcnemar_p']:.2g}",
-                share(flips["negative"]),
-                share(flips["positive"]),
-                line["verdict"] or "too few items",
-            )
-            yield dict(zip(COLUMNS, cells, strict=True))
+            yield _row(name, task, line)
+            if line.get("serving"):
+                yield _row(name, f"{task}, against {serving_words(serving)}", line["serving"])
+
+
+def _row(name: str, task: str, line: Mapping[str, Any]) -> dict[str, str]:
+    flips = line["flips"]
+    cells = (
+        name,
+        task,
+        str(line["items"]),
+        _asked(line["baseline"] if "baseline" in line else line["first"]),
+        _asked(line["final"] if "final" in line else line["second"]),
+        points(line["delta"]),
+        NO_NUMBER if flips["mcnemar_p"] is None else f"{flips['mcnemar_p']:.2g}",
+        share(flips["negative"]),
+        share(flips["positive"]),
+        line["verdict"] or "too few items",
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def flip_rows(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(what is compared, its flips of the next token) of each set, against the base and the version that serves."""
+    found = []
+    for name, value in report["sets"].items():
+        if value.get("flips"):
+            found.append((name, value["flips"]))
+        if value.get("serving"):
+            found.append((f"{name}, against {serving_words(report.get('serving'))}", value["serving"]))
+    return found
+
+
+def serving_words(serving: Mapping[str, Any] | None) -> str:
+    """`champion (version 7)`."""
+    return f"{serving['alias']} (version {serving['version']})" if serving else "the serving version"
 
 
 def _asked(model: Mapping[str, Any]) -> str:

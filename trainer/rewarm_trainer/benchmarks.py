@@ -50,6 +50,7 @@ class Benchmarks:
         self._answerer, self._harness, self._export_type = answerer, harness, export_type
         self._state, self._report = state / "benchmarks", report
         self._base: Answers = {}
+        self._serving: Answers = {}
         self._check_ranks()
 
     @property
@@ -101,6 +102,29 @@ class Benchmarks:
                         f"run began ({path}); restore its file, its data and lm-eval {self._harness_of(path)}"
                     )
 
+    def take_serving(self) -> None:
+        """What the serving version answered, where there is one: the final answers are compared with it too."""
+        if (self._state.parent / "serving.json").exists():
+            paths = {name: self._path("serving", name) for name in self._tasks}
+            self._serving = {name: read_answers(path) for name, path in paths.items() if path.exists()}
+
+    def asking(self, answerer: Answerer) -> Benchmarks:
+        """The same questions to another model."""
+        return Benchmarks(
+            list(self._asked.values()),
+            self._tasks,
+            answerer,
+            harness=self._harness,
+            export_type=self._export_type,
+            state=self._state.parent,
+            report=self._report,
+        )
+
+    def keep(self, part: str) -> None:
+        """Ask the model as it stands, and keep its answers under `part`."""
+        for name, answers in self.answers().items():
+            self._write(part, name, answers)
+
     @staticmethod
     def _harness_of(path: Path) -> str:
         return str(json.loads(path.read_text())["harness"])
@@ -113,7 +137,8 @@ class Benchmarks:
             self._write("final", name, answers)
         line = {}
         if self._rank == 0:
-            line = {name: judged_benchmark(self._base[name], own) for name, own in final.items()}
+            serving = self._serving
+            line = {name: judged_benchmark(self._base[name], own, serving.get(name, {})) for name, own in final.items()}
         return from_rank_0(line, self._answerer.scorer.world)
 
     def answers(self) -> Answers:
@@ -172,10 +197,17 @@ class Benchmarks:
             write_json(self._path(part, name), {"version": 1, "harness": self._harness, "tasks": tasks})
 
 
-def judged_benchmark(base: Mapping[str, TaskAnswers], candidate: Mapping[str, TaskAnswers]) -> dict[str, Any]:
-    """Every task of one benchmark, candidate against base (DataError when they judged other items)."""
+def judged_benchmark(
+    base: Mapping[str, TaskAnswers], candidate: Mapping[str, TaskAnswers], serving: Mapping[str, TaskAnswers]
+) -> dict[str, Any]:
+    """Every task of one benchmark, candidate against base (DataError when they judged other items), and where the
+    serving version answered too, against that."""
     try:
-        return benchmark_json({task: judged(base[task], own) for task, own in candidate.items()})
+        lines = {task: judged(base[task], own) for task, own in candidate.items()}
+        for task, own in candidate.items():
+            if task in serving:
+                lines[task]["serving"] = judged(serving[task], own)
+        return benchmark_json(lines)
     except ValueError as error:
         raise DataError(f"spec.evaluation.benchmarks: {error}") from error
 

@@ -45,6 +45,7 @@ def set_facts(state: TrainState, snapshot: Snapshot) -> dict[str, SetFacts]:
             delta=delta,
             verdict=statistics.verdict(delta) if delta else None,
             flips=line.get("flips") if ended else None,
+            serving=line.get("serving") if ended else None,
             stability_gap=forgetting.stability_gap(paired),
             history=[
                 Look(look["tokens"], line["loss"], Delta.from_json(line["delta"]) if line["delta"] else None)
@@ -142,6 +143,7 @@ def facts_of(
         warnings=list(dict.fromkeys((warnings or []) + _logged_warnings(records))),
         extra={
             "environment": state.environment,
+            "serving": read_report(work.state / "serving.json"),
             "phases": state.phases,
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,

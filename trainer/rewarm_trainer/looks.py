@@ -123,6 +123,7 @@ class Looks:
         self._state = state
         self._report = report
         self._base: dict[str, Scores] = {}
+        self._serving: dict[str, Scores] = {}
         self.base_digest = ""
 
     def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
@@ -152,6 +153,13 @@ class Looks:
                 raise DataError(f"{path}: the baseline of this run is missing; start over in a new work folder")
             self._base[name] = scores
 
+    def take_serving(self) -> None:
+        """What the serving version scored, where there is one: the final look is compared with it too."""
+        for name in self.sets:
+            scores = _read(self._state / "serving" / f"{name}.json")
+            if scores is not None and (self._state / "serving.json").exists():
+                self._serving[name] = scores
+
     def look(self, step: int, tokens: int) -> dict[str, Any]:
         """The first documents of each set, paired with the same documents of the baseline."""
         began = time.monotonic()
@@ -174,10 +182,11 @@ class Looks:
         return self._line(step, tokens, scores, full=True, began=began)
 
     def _score(self, name: str, count: int | None) -> Scores:
-        def progress(done: int, total: int) -> None:
-            self._report(name, done, total)
+        return self._scorer.score(self.sets[name].documents, count, self.progress_of(name))
 
-        return self._scorer.score(self.sets[name].documents, count, progress)
+    def progress_of(self, name: str) -> Callable[[int, int], None]:
+        """Tells how much of a set is scored."""
+        return lambda done, total: self._report(name, done, total)
 
     def _line(
         self, step: int, tokens: int, scores: Mapping[str, Scores], *, full: bool, began: float
@@ -210,6 +219,9 @@ class Looks:
             value["delta"] = statistics.paired_delta(difference, scores.labels).to_json()
             if scores.top1 is not None and base.top1 is not None:
                 value["flips"] = flips_of(base, scores)
+            serving = self._serving.get(name)
+            if scores.top1 is not None and serving and serving.top1 is not None and serving.hashes == scores.hashes:
+                value["serving"] = flips_of(serving, scores)
         return value
 
 

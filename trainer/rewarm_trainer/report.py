@@ -99,7 +99,8 @@ class Look:
 class SetFacts:
     """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation.
 
-    `flips`: next-token top-1 of base and candidate on the same labels (flips.py), as JSON.
+    `flips`: next-token top-1 of base and candidate on the same labels (flips.py), as JSON; `serving`: the same against
+    the version that served when the run began.
     """
 
     role: str
@@ -110,6 +111,7 @@ class SetFacts:
     delta: DeltaLike | None = None
     verdict: str | None = None
     flips: Mapping[str, Any] | None = None
+    serving: Mapping[str, Any] | None = None
     stability_gap: StabilityGapLike | None = None
     history: Sequence[Look] = ()
 
@@ -214,6 +216,7 @@ def _set(value: SetFacts) -> dict[str, Any]:
         "delta": _delta(value.delta),
         "verdict": None if value.verdict is None else str(value.verdict),
         "flips": value.flips,
+        "serving": value.serving,
         "stability_gap": _gap(value.stability_gap),
         "history": [_look(look) for look in value.history],
     }

@@ -32,6 +32,8 @@ _PATTERNS = (
     "state/baseline/*.json",
     "state/final/*.json",
     "state/benchmarks/*/*.json",
+    "state/serving/*.json",
+    "state/serving.json",
     "log.jsonl",
     "state/spool/points.jsonl",
     "state/spool/receipt.json",

@@ -46,7 +46,8 @@ def report_view(report: Mapping[str, Any]) -> list[RenderableType]:
         )
     )
     if report.get("benchmarks"):
-        parts.append(benchmark_table(report["benchmarks"], "Benchmarks: right answers, by item"))
+        title = "Benchmarks: right answers, by item"
+        parts.append(benchmark_table(report["benchmarks"], title, report.get("serving")))
         parts.append(Text(f"tasks: {benchmark_view.count(report['benchmarks'])}"))
     if report["gates"]:
         parts.append(_gates(report))
@@ -110,12 +111,12 @@ def _gates(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def benchmark_table(benchmarks: Mapping[str, Any], title: str) -> Table:
+def benchmark_table(benchmarks: Mapping[str, Any], title: str, serving: Mapping[str, Any] | None = None) -> Table:
     """A row for each task; `lost` are items that only the first model had right."""
     from rich.text import Text
 
     table = _plain_table(title, benchmark_view.COLUMNS, words=2)
-    for row in benchmark_view.rows(benchmarks):
+    for row in benchmark_view.rows(benchmarks, serving):
         verdict = Text(row["verdict"], style=_VERDICT_STYLE.get(row["verdict"], ""))
         table.add_row(*(Text(row[name]) for name in benchmark_view.COLUMNS[:-1]), verdict)
     return table

@@ -24,6 +24,7 @@ from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
+from rewarm_trainer.serving import ask_serving
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
@@ -119,6 +120,11 @@ class Worker:
             if benchmarks:
                 benchmarks.resume()
         self._progress.start(run.snapshot, run.plan, self._state.step)
+        if fresh:
+            ask_serving(session, looks, benchmarks, self._keeper.warn)
+        looks.take_serving()
+        if benchmarks:
+            benchmarks.take_serving()
         loop = self._loop(looks, benchmarks, self._keeper)
         self._around.now("Compiling" if session.compiled else "Training")
         self._stop.in_training = True

@@ -168,7 +168,7 @@ def test_data_that_has_to_be_fetched_is_66_in_one_line(tmp_path: Path, monkeypat
     ],
 )
 def test_what_cannot_be_judged_by_item_is_64(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    write(tmp_path / "tasks", doc_to_choice=None, **changes)
+    write(tmp_path / "tasks", **changes)
     with pytest.raises(ManifestError, match=words) as found:
         load(tmp_path)
     assert found.value.problems[0].field == "spec.evaluation.benchmarks[0].tasks[0]"
