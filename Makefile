@@ -57,7 +57,7 @@ requirements: setup ## pin the exact set again after a change of dependencies (n
 	$(COMPILE) --all-extras pyproject.toml -o requirements/all.txt
 	$(COMPILE) -c requirements/all.txt requirements/build.in -o requirements/build.txt
 	$(COMPILE) -c requirements/all.txt --extra operator pyproject.toml -o requirements/operator.txt
-	$(COMPILE) -c requirements/all.txt --extra trainer pyproject.toml -o requirements/trainer.txt
+	$(COMPILE) -c requirements/all.txt --extra trainer --extra benchmarks pyproject.toml -o requirements/trainer.txt
 
 # A real Kubernetes on this machine, from Go modules (about 5 minutes the first time) and Debian's packages; needs Go and,
 # for all but its API server, root. tools/cluster/README.md. What is built is kept in $REWARM_TOOLS (~/.cache/rewarm/cluster-tools).

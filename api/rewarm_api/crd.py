@@ -30,6 +30,7 @@ _LIST_KEYS = {
     "spec.replay.sources": "name",
     "spec.phases": "name",
     "spec.evaluation.sets": "name",
+    "spec.evaluation.benchmarks": "name",
     "spec.credentials": "secret",
     "spec.compute.podTemplate.env": "name",
     "spec.compute.podTemplate.volumes": "name",

@@ -29,7 +29,7 @@ def immutability(spec_fields: list[str]) -> list[CelRule]:
     ]  # fmt: skip
     for name in spec_fields:
         if name == "gates":
-            rules += [_frozen(f"gates.{child}") for child in ("maxForgetting", "minGain")]
+            rules += [_frozen(f"gates.{child}") for child in ("maxForgetting", "minGain", "maxNegativeFlips")]
         elif name not in ALWAYS_MUTABLE:
             rules.append(_frozen(name, while_suspended=name == "compute"))
     return rules
@@ -157,6 +157,12 @@ _SPEC = [
         "!has(self.schedule.optimizerState) || self.schedule.optimizerState == 'Reset'",
         "new adapters have no moments that a base could hand on; remove optimizerState",
         fieldPath=".schedule.optimizerState",
+    ),
+    rule(
+        "!has(self.gates) || !has(self.gates.maxNegativeFlips) || (has(self.evaluation) && "
+        "has(self.evaluation.benchmarks) && size(self.evaluation.benchmarks) > 0)",
+        "maxNegativeFlips counts items of benchmarks; add evaluation.benchmarks, or remove it",
+        fieldPath=".gates.maxNegativeFlips",
     ),
     rule(
         "!has(self.gates) || !has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay' || "
@@ -336,6 +342,19 @@ RULES: dict[str, list[CelRule]] = {
         rule("!has(self.uri) || has(self.role)", "a set with a uri needs a role: New or Retained")
     ],
     "spec.evaluation.sets[].uri": [_TEXT_ADDRESS],
+    "spec.evaluation.benchmarks[]": [
+        rule(
+            "!has(self.formSelection) || (has(self.forms) && size(self.forms) > 1)",
+            "formSelection chooses among two or more forms; add forms, or remove it",
+            fieldPath=".formSelection",
+        )
+    ],
+    "spec.evaluation.benchmarks[].tasks[]": [
+        rule(
+            "!(self.endsWith('.yaml') || self.endsWith('.yml')) || self.startsWith('claim://')",
+            "a task's file as claim://NAME/path.yaml: a cluster cannot read this machine's files",
+        )
+    ],
     "spec.gates": [
         rule(
             "!has(self.onForgetting) || self.onForgetting == 'Warn' || has(self.maxForgetting)",

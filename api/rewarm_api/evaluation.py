@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rewarm_api.benchmarks import Benchmark
 from rewarm_api.fields import FieldName, Integer, Mark, Name, Number, Percent, Spec, TokenQuantity, Uri
 from rewarm_api.snapshot import Role
 
@@ -49,6 +50,8 @@ class Evaluation(Spec):
     """Looks between baseline and final score this much of each set."""
     sets: Annotated[list[EvaluationSet], Field(max_length=64)] = Field(default_factory=list)
     """Sets to score. Default: one per source."""
+    benchmarks: Annotated[list[Benchmark], Field(max_length=32)] = Field(default_factory=list)
+    """Tasks of lm-evaluation-harness, scored on the base and on what is exported. Default: none."""
 
 
 class Gates(Spec):
@@ -58,5 +61,7 @@ class Gates(Spec):
     """Largest loss increase on any Retained set, in nats per token."""
     min_gain: Number | None = None
     """Smallest loss decrease on every New set, in nats per token."""
+    max_negative_flips: Annotated[Number, Field(ge=0, le=1)] | None = None
+    """Largest share of benchmark items that the base had right and the candidate has wrong."""
     on_forgetting: Literal["Warn", "RaiseReplay", "Stop"] = "Warn"
     """What to do when forgetting exceeds its gate during training, after the stability gap. May change at any time."""

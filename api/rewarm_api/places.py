@@ -15,9 +15,8 @@ from rewarm_api.finish_rules import models_of, runs_of
 from rewarm_api.messages import NOTHING
 from rewarm_api.rules import named_sources
 from rewarm_api.snapshot import Format
-from rewarm_api.uri import FOLDER_SCHEMES, SOURCE_SCHEMES, format_of, scheme_of
+from rewarm_api.uri import CLAIM_PATTERN, FOLDER_SCHEMES, SOURCE_SCHEMES, format_of, scheme_of
 
-_CLAIM = re.compile(r"claim://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/\S.*")
 _BUCKET = re.compile(r"s3://[^/\s*?\[\]]+/\S.*")
 _FOLDER = re.compile(r"(s3://[^/\s*?\[\]]+|claim://[a-z0-9][-a-z0-9.]*)(/.*)?")
 
@@ -67,7 +66,7 @@ def _text_problems(path: str, uri: str, local: bool | None) -> Iterator[Problem]
     if scheme and scheme not in SOURCE_SCHEMES:
         expected = " | ".join(f"{known}://" for known in SOURCE_SCHEMES)
         yield Problem(path, uri, expected + ("" if local is False else " | a path"), "copy the text to one of these")
-    elif scheme == "claim" and not _CLAIM.fullmatch(uri):
+    elif scheme == "claim" and not CLAIM_PATTERN.fullmatch(uri):
         yield Problem(path, uri, "claim://NAME/path", "name the claim and a path inside it")
     elif scheme == "s3" and not _BUCKET.fullmatch(uri):
         yield Problem(path, uri, "s3://BUCKET/key", "name the bucket and a key or glob inside it")

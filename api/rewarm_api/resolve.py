@@ -10,7 +10,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from rewarm_api import base_model, controllers, corpus, evaluation, training
+from rewarm_api import base_model, benchmarks, controllers, corpus, evaluation, training
 from rewarm_api import snapshot as result
 from rewarm_api.defaults import Defaults, completed
 from rewarm_api.errors import ManifestError
@@ -316,6 +316,17 @@ def _evaluation(given: evaluation.Evaluation, sources: tuple[result.Source, ...]
         held_out=result.HeldOut(**given.held_out.model_dump()),
         look_tokens=given.look_tokens,
         sets=tuple(sets or [_source_set(source, None, "", "") for source in sources]),
+        benchmarks=tuple(_benchmark(item) for item in given.benchmarks),
+    )
+
+
+def _benchmark(given: benchmarks.Benchmark) -> result.Benchmark:
+    return result.Benchmark(
+        name=given.name,
+        tasks=tuple(given.tasks),
+        few_shot=given.few_shot,
+        forms=tuple(result.PromptForm(**form.model_dump()) for form in given.forms),
+        form_selection=given.form_selection or benchmarks.FORM_SELECTION,
     )
 
 
@@ -350,9 +361,15 @@ def _source_set(
 
 
 def _gates(given: evaluation.Gates | None) -> result.Gates | None:
-    if given is None or (given.max_forgetting is None and given.min_gain is None):
+    limits = () if given is None else (given.max_forgetting, given.min_gain, given.max_negative_flips)
+    if given is None or all(limit is None for limit in limits):
         return None
-    return result.Gates(max_forgetting=given.max_forgetting, min_gain=given.min_gain, on_forgetting=given.on_forgetting)
+    return result.Gates(
+        max_forgetting=given.max_forgetting,
+        min_gain=given.min_gain,
+        max_negative_flips=given.max_negative_flips,
+        on_forgetting=given.on_forgetting,
+    )
 
 
 def _finish(given: list[FinishStep]) -> tuple[result.FinishStep, ...]:

@@ -324,16 +324,40 @@ class EvaluationSet(Frozen):
     date_field: str
 
 
+class PromptForm(Frozen):
+    """One way to ask; None: as the task, or the benchmark, has it."""
+
+    name: str
+    few_shot: int | None
+    description: str | None
+    doc_to_text: str | None
+    doc_to_choice: str | None
+    doc_to_target: str | None
+    target_delimiter: str | None
+
+
+class Benchmark(Frozen):
+    """Tasks of lm-evaluation-harness."""
+
+    name: str
+    tasks: tuple[str, ...] = Field(description="names, or task files as written")
+    few_shot: int | None = Field(description="None: the task's own number")
+    forms: tuple[PromptForm, ...] = Field(description="empty: the task's own form")
+    form_selection: str = Field(description="percent of the items that choose among several forms")
+
+
 class Evaluation(Frozen):
     every: str | None = Field(description="tokens or percent; None: 20 looks")
     held_out: HeldOut
     look_tokens: int
     sets: tuple[EvaluationSet, ...]
+    benchmarks: tuple[Benchmark, ...] = added((), "tasks scored before the first update and on the exported weights")
 
 
 class Gates(Frozen):
     max_forgetting: float | None
     min_gain: float | None
+    max_negative_flips: float | None = added(None, "share of benchmark items")
     on_forgetting: str = Field(description="Warn | RaiseReplay | Stop; outside the experiment digest")
 
 

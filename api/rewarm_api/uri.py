@@ -8,6 +8,7 @@ from rewarm_api.snapshot import Format
 
 SOURCE_SCHEMES = ("s3", "file", "hf", "claim")
 FOLDER_SCHEMES = ("s3", "claim")
+CLAIM_PATTERN = re.compile(r"claim://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/\S.*")
 S3_PATTERN = r"^s3://[^/\s*?\[\]]+(/\S*)?$"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -27,6 +28,11 @@ def scheme_of(uri: str) -> str:
     """The scheme in lower case, '' for a plain path."""
     found = _SCHEME.match(uri)
     return found[1].lower() if found else ""
+
+
+def is_task_file(task: str) -> bool:
+    """Whether a task of a benchmark is a file, and not a name that lm-evaluation-harness knows."""
+    return task.endswith((".yaml", ".yml"))
 
 
 def format_of(uri: str) -> Format | None:

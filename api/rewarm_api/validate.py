@@ -20,6 +20,7 @@ from rewarm_api import (  # noqa: F401
     replay_rules,
     subset_rules,
 )
+from rewarm_api.benchmarks import benchmark_problems
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.order_warnings import ascending_warnings
@@ -92,6 +93,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
                 problems.extend(rule.check(run.spec))
         problems.extend(_process_problems(run.spec, broken, local))
         problems.extend(address_problems(run.spec, local))
+        problems.extend(benchmark_problems(run.spec, local))
         problems.extend(pod_template_problems(run.spec))
     warnings = () if run.spec is None else tuple(_warnings(run.spec))
     if not problems:

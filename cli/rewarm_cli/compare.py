@@ -16,7 +16,7 @@ def execute(first: Path, second: Path, output: Output) -> int:
     if output is Output.JSON:
         emit(result)
         return 0
-    from rewarm_trainer.verdict_view import interval
+    from rewarm_trainer.verdict_view import benchmark_table, interval
 
     rows = [
         (
@@ -33,6 +33,8 @@ def execute(first: Path, second: Path, output: Output) -> int:
     title = f"{second} minus {first}: nats per token, below zero is better"
     columns = ("set", "role", "verdict", "documents", "delta [95 %]", "bits per byte", "then")
     show(table(title, columns, rows, words=3))
+    if result["benchmarks"]:
+        show(benchmark_table(result["benchmarks"], f"{second} against {first}: right answers by item, above is better"))
     print(
         "These two checkpoints, not their recipes: seed noise is not in these intervals; three seeds or more show it."
     )

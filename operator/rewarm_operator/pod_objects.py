@@ -296,6 +296,7 @@ def claims(snapshot: Mapping[str, Any]) -> dict[str, bool]:
     written = (snapshot["checkpoints"]["uri"], snapshot["cacheUri"])
     read = [source["uri"] for source in snapshot["sources"]]
     read += [item["uri"] for item in snapshot["evaluation"]["sets"]]
+    read += [task for item in snapshot["evaluation"].get("benchmarks", ()) for task in item["tasks"]]
     found = {name: False for name in map(_claim, read) if name}
     base = snapshot["baseModel"]
     if base["kind"] == "volume":

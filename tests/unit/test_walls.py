@@ -49,6 +49,7 @@ def test_the_api_stands_on_pydantic_alone():
     ("package", "owners"),
     [
         ("boto3", {"trainer/storage.py"}),
+        ("lm_eval", {"trainer/harness.py"}),
         ("mlflow", {"trainer/tracking.py", "operator/registry.py"}),
         ("prometheus_client", {"trainer/exporter.py", "operator/metrics.py"}),
         ("kubernetes", {"operator/cluster.py", "cli/cluster.py"}),

@@ -133,6 +133,12 @@ def _mlflow(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snaps
     return Base(folder, {**pin, "source": source, "digest": folder_digest(folder)})
 
 
+def registered(snapshot: Snapshot, root: Path, cache: Path) -> Base:
+    """The version that has the run's own alias now (MissingInputError, 66, when none has)."""
+    tracking = snapshot.tracking
+    return _mlflow({"model": tracking.registered_model, "alias": tracking.promote_alias}, root, cache, snapshot)
+
+
 def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot) -> Base:
     path, name = options.get("path"), options.get("name")
     work = earlier_work("spec.baseModel.run", path, name, snapshot, root, cache)

@@ -16,6 +16,7 @@ import numpy as np
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import Pins, Snapshot
 from rewarm_trainer import statistics
+from rewarm_trainer.compare_tasks import compare_benchmarks
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 Scored = Mapping[str, Mapping[str, Any]]
@@ -39,13 +40,14 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     reference = next(iter(runs))
     one, two = (runs[path] if path in runs else _score(path, reference) for path in (first, second))
     names = sorted(one.keys() & two.keys())
+    tasks = compare_benchmarks(first, second, reference)
     if not names:
         raise DataError(
             f"{first} and {second} share no evaluation set: {sorted(one)} and {sorted(two)}; "
             "compare runs with sets of the same name"
         )
     sets = {name: _pair(one[name], two[name]) for name in names}
-    return {"first": str(first), "second": str(second), "sets": sets}
+    return {"first": str(first), "second": str(second), "sets": sets, "benchmarks": tasks}
 
 
 def _final(path: Path) -> dict[str, dict[str, Any]]:
@@ -83,7 +85,16 @@ def _pair(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
         "second": second,
         "delta": delta.to_json(),
         "verdict": statistics.verdict(delta),
+        "flips": _flips(one, two, left, right) if same_tokens and "top1" in one and "top1" in two else None,
     }
+
+
+def _flips(one: Mapping[str, Any], two: Mapping[str, Any], left: Any, right: Any) -> dict[str, Any]:
+    """Next-token top-1 on the documents that both scored."""
+    from rewarm_trainer.evaluation import Scores
+    from rewarm_trainer.looks import flips_of
+
+    return flips_of(Scores.from_json(dict(one)).chosen(left), Scores.from_json(dict(two)).chosen(right))
 
 
 def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
@@ -115,6 +126,7 @@ def _score(folder: Path, reference: Path) -> dict[str, dict[str, Any]]:
 
 def scorer_of(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
     """What scores the model of a folder as a run scored its own."""
+    """What scores a model folder as a run scored its own."""
     import torch
 
     from rewarm_trainer import model as models

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
-from rewarm_trainer import forgetting, gates, statistics
+from rewarm_trainer import forgetting, gates, statistics, task_answers
 from rewarm_trainer.breakdown import breakdown
 from rewarm_trainer.chain_report import chain_of
 from rewarm_trainer.files import write_bytes, write_json
@@ -52,6 +52,8 @@ def set_facts(state: TrainState, snapshot: Snapshot, pins: Pins) -> dict[str, Se
             final=Loss(line["loss"], line["bits_per_byte"]) if ended else None,
             delta=delta,
             verdict=statistics.verdict(delta) if delta else None,
+            flips=line.get("flips") if ended else None,
+            serving=line.get("serving") if ended else None,
             stability_gap=forgetting.stability_gap(paired),
             history=[
                 Look(
@@ -66,14 +68,22 @@ def set_facts(state: TrainState, snapshot: Snapshot, pins: Pins) -> dict[str, Se
     return facts
 
 
-def verdict_of(sets: Mapping[str, SetFacts], snapshot: Snapshot, trunk: bool, ended: bool) -> dict[str, Any]:
+def benchmark_facts(state: TrainState) -> dict[str, Any]:
+    """What the benchmarks showed, from the last look; empty while the candidate was not asked."""
+    last = state.evaluations[-1] if state.evaluations else {}
+    return last.get("benchmarks", {}) if last.get("step") else {}
+
+
+def verdict_of(
+    sets: Mapping[str, SetFacts], benchmarks: Mapping[str, Any], snapshot: Snapshot, trunk: bool, ended: bool
+) -> dict[str, Any]:
     """Forgetting, gain, gates and promotion as keyword arguments of `Facts`."""
     deltas = {name: (Role(value.role), value.delta) for name, value in sets.items() if isinstance(value.delta, Delta)}
-    if not ended or not deltas:
+    if not ended or not (deltas or benchmarks):
         reason = "the run has not been judged" if not ended else "no evaluation set"
         return {"promotion_reason": reason}
     summary = forgetting.summary(deltas)
-    results = gates.judge(snapshot.gates, deltas)
+    results = gates.judge(snapshot.gates, deltas, task_answers.negative_flips(benchmarks) if benchmarks else None)
     promotion = gates.promotion(results, trunk)
     return {
         "forgetting_max": summary.forgetting.max,
@@ -144,7 +154,7 @@ def facts_of(
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
-    sets = set_facts(state, snapshot, pins)
+    sets, benchmarks = set_facts(state, snapshot, pins), benchmark_facts(state) if ended else {}
     if ended:
         sets = {name: replace(value, breakdown=_breakdown(work, name)) for name, value in sets.items()}
     finished = finish_facts(record, sets, snapshot, pins) if record else {}
@@ -184,13 +194,15 @@ def facts_of(
             "model": {"parameters": parameters},
             "environment": state.environment,
             "phases": phase_facts(snapshot, pins, state),
+            "serving": read_report(work.state / "serving.json"),
             "decisions": state.decisions,
             "stopped_early": state.stopped or None,
             **finished,
             "bad_lines": {name: pin.bad_lines for name, pin in pins.sources.items()},
             "chain": chain_of(work, snapshot, pins, ended=ended),
         },
-        **verdict_of(sets, snapshot, pins.plan.trunk, ended),
+        benchmarks=benchmarks,
+        **verdict_of(sets, benchmarks, snapshot, pins.plan.trunk, ended),
     )
 
 
@@ -223,7 +235,7 @@ def finish_facts(
 ) -> dict[str, Any]:
     """`finish` of the report: the steps, and what the raw last checkpoint would have shown in their place."""
     raw = with_finish(sets, record["raw"]["sets"])
-    verdict = verdict_of(raw, snapshot, pins.plan.trunk, True)
+    verdict = verdict_of(raw, {}, snapshot, pins.plan.trunk, True)
     names = ("mean", "low", "high", "confidence")
     shown = {
         name: {

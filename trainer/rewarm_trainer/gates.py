@@ -46,12 +46,16 @@ class Promotion(NamedTuple):
     reason: str
 
 
-def judge(gates: Gates | None, sets: Mapping[str, tuple[Role, Delta]]) -> tuple[GateResult, ...]:
+def judge(
+    gates: Gates | None, sets: Mapping[str, tuple[Role, Delta]], negative_flips: Delta | None = None
+) -> tuple[GateResult, ...]:
     """Every gate that was asked for, in the order of the manifest's fields; none asked, none judged.
 
     maxForgetting (nats per token, any Retained set): passes when the largest upper bound is below the limit, fails
     when the largest lower bound is above it. minGain (every New set): the other way round on -delta. In between, and
     below 30 documents in a set that would decide, Inconclusive. A set with enough documents that fails, fails the gate.
+    maxNegativeFlips is an upper limit on `negative_flips`, the share of all benchmark items that the base had right and
+    the candidate has wrong, likewise.
     """
     if gates is None:
         return ()
@@ -62,7 +66,25 @@ def judge(gates: Gates | None, sets: Mapping[str, tuple[Role, Delta]]) -> tuple[
     if gates.min_gain is not None:
         new = {name: delta for name, (role, delta) in sets.items() if role is Role.NEW}
         results.append(_judge_one("minGain", gates.min_gain, -gates.min_gain, -1, new))
+    if gates.max_negative_flips is not None:
+        results.append(_judge_flips(gates.max_negative_flips, negative_flips))
     return tuple(results)
+
+
+def _judge_flips(limit: float, share: Delta | None) -> GateResult:
+    """The gate maxNegativeFlips. Its exact upper bound is above zero also without a flip: a limit of 0 never passes."""
+    name = "maxNegativeFlips"
+    if share is None or not share.documents:
+        return GateResult(name, limit, None, "Inconclusive", "no benchmark item to judge")
+    found = f"{share.mean:.2%} of {share.documents} items (95 % {share.low:.2%} to {share.high:.2%})"
+    if share.documents < MINIMUM_DOCUMENTS:
+        why = f"too few items: {share.documents}, at least {MINIMUM_DOCUMENTS} are needed"
+        return GateResult(name, limit, share.mean, "Inconclusive", why)
+    if share.low > limit:
+        return GateResult(name, limit, share.mean, "Fail", f"{found}, beyond the limit {limit:.2%}")
+    if share.high < limit:
+        return GateResult(name, limit, share.mean, "Pass", f"{found}, within the limit {limit:.2%}")
+    return GateResult(name, limit, share.mean, "Inconclusive", f"{found}, not clear of the limit {limit:.2%}")
 
 
 def _judge_one(name: str, limit: float, bound: float, sign: int, deltas: Mapping[str, Delta]) -> GateResult:

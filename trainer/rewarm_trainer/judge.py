@@ -5,6 +5,7 @@ Every rank runs this on the same look and comes to the same decision; only rank 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from rewarm_api.snapshot import Gates, Plan, Role
 from rewarm_trainer import forgetting, gates
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.controllers.conduct import Conductor
 from rewarm_trainer.looks import Looks, deltas_of
 from rewarm_trainer.overfitting import Lowest
@@ -36,16 +38,17 @@ class RunJudge:
         can_raise: bool,
         ceiling: float,
         listen: Callable[[dict[str, Any]], None],
+        benchmarks: Benchmarks | None = None,
         conductor: Conductor | None = None,
     ) -> None:
-        self._looks, self._model = looks, model
+        self._looks, self._benchmarks, self._model = looks, benchmarks, model
         self._conductor = conductor
         self._asked, self._plan, self._can_raise, self._ceiling = asked, plan, can_raise, ceiling
         self._listen = listen
 
     def look(self, state: TrainState, *, final: bool) -> None:
         """Look at the model after `state.step` updates and act on it; the state remembers both."""
-        if not self._looks.sets:
+        if not self._looks.sets and not (final and self._benchmarks):
             return
         self._take(state, final)
         if not final:
@@ -54,10 +57,7 @@ class RunJudge:
 
     def _take(self, state: TrainState, final: bool) -> None:
         self._looks.lowest = Lowest(dict(state.lowest))
-        if final:
-            look = self._looks.final(self._model, state.step, state.tokens)
-        else:
-            look = self._looks.look(state.step, state.tokens)
+        look = self._final(state) if final else self._looks.look(state.step, state.tokens)
         state.lowest = self._looks.lowest.looks
         state.evaluations = [past for past in state.evaluations if past["step"] < state.step] + [look]
         state.seconds["evaluate"] = state.seconds.get("evaluate", 0.0) + look["seconds"]
@@ -69,6 +69,15 @@ class RunJudge:
             return
         for decision in self._conductor.act(state):
             self._listen({"event": "decision", **decision})
+
+    def _final(self, state: TrainState) -> dict[str, Any]:
+        """The sets and the benchmarks, on the weights as they will be exported."""
+        look = self._looks.final(self._model, state.step, state.tokens)
+        if self._benchmarks is None:
+            return look
+        began = time.monotonic()
+        asked = self._benchmarks.final(self._model)
+        return {**look, "benchmarks": asked, "seconds": round(look["seconds"] + time.monotonic() - began, 3)}
 
     def _act(self, state: TrainState) -> None:
         phases = state.phase_log()

@@ -93,6 +93,12 @@ class Listener:
             metrics[f"eval/{name}/bits_per_byte"] = line["bits_per_byte"]
             if line["delta"]:
                 metrics[f"eval/{name}/delta"] = line["delta"]["mean"]
+            if line.get("flips"):
+                metrics[f"eval/{name}/negative_flips"] = line["flips"]["negative"]["mean"]
+                metrics[f"eval/{name}/positive_flips"] = line["flips"]["positive"]["mean"]
+        for name, benchmark in record.get("benchmarks", {}).items():
+            for task, line in benchmark["tasks"].items():
+                metrics |= benchmark_metrics(f"benchmark/{name}/{task}", line)
         summary = {
             "forgetting/max": record["forgetting"]["max"],
             "forgetting/mean": record["forgetting"]["mean"],
@@ -105,3 +111,13 @@ class Listener:
             deltas = {name: line["delta"]["mean"] for name, line in record["sets"].items() if line["delta"]}
             self.exporter.evaluation(losses, deltas, seconds=record["seconds"])
         self.progress.evaluation(record)
+
+
+def benchmark_metrics(prefix: str, line: Mapping[str, Any]) -> dict[str, float]:
+    """A task's line in a look: the base's answers alone, or the candidate's against them."""
+    metrics = {f"{prefix}/accuracy": line.get("final", line)["accuracy"]}
+    if "flips" in line:
+        metrics[f"{prefix}/delta"] = line["delta"]["mean"]
+        metrics[f"{prefix}/negative_flips"] = line["flips"]["negative"]["mean"]
+        metrics[f"{prefix}/positive_flips"] = line["flips"]["positive"]["mean"]
+    return metrics

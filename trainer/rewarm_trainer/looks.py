@@ -20,7 +20,7 @@ from torch import nn
 
 from rewarm_api.errors import DataError
 from rewarm_api.snapshot import Role, digest_of
-from rewarm_trainer import evaluation, forgetting, statistics
+from rewarm_trainer import evaluation, flips, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
 from rewarm_trainer.lora import merged
@@ -53,6 +53,7 @@ class Scorer:
     world: int
 
     def score(self, documents: Documents, count: int | None, progress: Callable[[int, int], None] | None) -> Scores:
+        """The first `count` documents, or (None) all, then with a mark of each label that the model has right."""
         return evaluation.score(
             self.losses,
             documents,
@@ -65,6 +66,7 @@ class Scorer:
             rank=self.rank,
             world=self.world,
             progress=progress,
+            top1=count is None,
         )
 
 
@@ -106,6 +108,14 @@ def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
                 parameter.copy_(master)
 
 
+def from_rank_0(value: Value, world: int) -> Value:
+    """The value of rank 0, on every rank of `world`."""
+    box = [value]
+    if world > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
 class Looks:
     """All looks of one run. Every rank scores its share, rank 0 judges, and all ranks get the same line."""
 
@@ -129,11 +139,13 @@ class Looks:
         self._report = report
         self._base: dict[str, Scores] = {}
         self.lowest = Lowest()
+        self._serving: dict[str, Scores] = {}
+        self.base_digest = ""
 
     def baseline(self, cache: Path, tokenizer: str) -> dict[str, Any]:
         """Score the untouched base before the first update; found again by digest, here or in the user's cache."""
         began = time.monotonic()
-        weights = weights_digest(self._scorer.losses)
+        weights = self.base_digest = weights_digest(self._scorer.losses)
         for name, chosen in self.sets.items():
             how = [self._scorer.length, self._scorer.precision, self._scorer.attention]
             key = digest_of([weights, tokenizer, chosen.digest, *how])
@@ -156,6 +168,13 @@ class Looks:
             if scores is None:
                 raise DataError(f"{path}: the baseline of this run is missing; start over in a new work folder")
             self._base[name] = scores
+
+    def take_serving(self) -> None:
+        """What the serving version scored, where there is one: the final look is compared with it too."""
+        for name in self.sets:
+            scores = _read(self._state / "serving" / f"{name}.json")
+            if scores is not None and (self._state / "serving.json").exists():
+                self._serving[name] = scores
 
     def look(self, step: int, tokens: int) -> dict[str, Any]:
         """The first documents of each set, paired with the same documents of the baseline."""
@@ -203,10 +222,11 @@ class Looks:
         return self._base[name]
 
     def _score(self, name: str, count: int | None) -> Scores:
-        def progress(done: int, total: int) -> None:
-            self._report(name, done, total)
+        return self._scorer.score(self.sets[name].documents, count, self.progress_of(name))
 
-        return self._scorer.score(self.sets[name].documents, count, progress)
+    def progress_of(self, name: str) -> Callable[[int, int], None]:
+        """Tells how much of a set is scored."""
+        return lambda done, total: self._report(name, done, total)
 
     def _line(
         self, step: int, tokens: int, scores: Mapping[str, Scores], *, full: bool, began: float
@@ -222,11 +242,7 @@ class Looks:
         return self._from_rank_0(line)
 
     def _from_rank_0(self, value: Value) -> Value:
-        """The value of rank 0, on every rank."""
-        box = [value]
-        if self._scorer.world > 1:
-            torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return from_rank_0(value, self._scorer.world)
 
     def _set(self, name: str, scores: Scores, paired: bool) -> dict[str, Any]:
         value = {
@@ -241,8 +257,24 @@ class Looks:
             base = self._base[name].first(len(scores.hashes))
             if base.hashes != scores.hashes or (base.labels != scores.labels).any():
                 raise DataError(f"evaluation set {name}: the documents are not those of the baseline")
-            value["delta"] = statistics.paired_delta(scores.nats - base.nats, scores.labels).to_json()
+            difference = scores.nats - base.nats
+            value["delta"] = statistics.paired_delta(difference, scores.labels).to_json()
+            if scores.top1 is not None and base.top1 is not None:
+                value["flips"] = flips_of(base, scores)
+            serving = self._serving.get(name)
+            if scores.top1 is not None and serving and serving.top1 is not None and serving.hashes == scores.hashes:
+                value["serving"] = flips_of(serving, scores)
         return value
+
+
+def flips_of(base: Scores, scores: Scores) -> dict[str, Any]:
+    """Next-token top-1 of two models on the same labels, and how many documents each lost or won (section 15)."""
+    assert base.top1 is not None
+    assert scores.top1 is not None
+    scored = scores.labels > 0
+    gained = (base.nats - scores.nats)[scored] / scores.labels[scored]
+    tokens = flips.token_flips(base.top1, scores.top1, scores.labels)
+    return {**tokens.to_json(), "documents": flips.smooth_flips(gained).to_json()}
 
 
 def _read(path: Path) -> Scores | None:

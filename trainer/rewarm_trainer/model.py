@@ -104,8 +104,24 @@ def _token_nats(logits: Tensor, labels: Tensor) -> Tensor:
     As logsumexp minus the label's logit: the backward pass needs the logits and no second array of their size.
     """
     wide = logits.float()
-    picked = wide.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(labels == IGNORED, 0.0, torch.logsumexp(wide, -1) - picked)
+    return torch.where(labels == IGNORED, 0.0, torch.logsumexp(wide, -1) - _picked(wide, labels))
+
+
+def _picked(wide: Tensor, labels: Tensor) -> Tensor:
+    """The logit of each label, of shape [B, S]."""
+    return wide.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+
+
+def nats_and_top1(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The nats of `_token_nats`, and whether no other token has a higher logit than the label (False where ignored).
+
+    A maximum reads the logits once and keeps one number a label; argmax costs seven times as much on a CPU. Where BF16
+    rounds two logits to the same number, both count as the highest.
+    """
+    wide = logits.float()
+    picked, valid = _picked(wide, labels), labels != IGNORED
+    nats = torch.where(valid, torch.logsumexp(wide, -1) - picked, 0.0)
+    return nats, valid & (picked >= wide.amax(-1))
 
 
 class TokenLosses(nn.Module):
@@ -116,10 +132,11 @@ class TokenLosses(nn.Module):
         self.model = model
         self._token_nats: Callable[[Tensor, Tensor], Tensor] = _token_nats
 
-    def forward(self, inputs: Tensor, labels: Tensor, positions: Tensor | None) -> Tensor:
+    def forward(self, inputs: Tensor, labels: Tensor, positions: Tensor | None, top1: bool = False) -> Any:
+        """Nats of each label, [B, S]; with `top1` also whether the model would have chosen it."""
         # attention_mask=None and use_cache=False: otherwise packed documents attend to each other without a word.
         output = self.model(input_ids=inputs, position_ids=positions, attention_mask=None, use_cache=False)
-        return self._token_nats(output.logits, labels)
+        return nats_and_top1(output.logits, labels) if top1 else self._token_nats(output.logits, labels)
 
     def compile_blocks(self) -> None:
         """Compile each block and the loss for one shape: what makes a compiled resume bit-identical."""

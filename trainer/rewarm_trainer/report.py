@@ -100,7 +100,8 @@ class Look:
 class SetFacts:
     """What one evaluation set showed. `final`, `delta` and the rest are None while there is no final evaluation.
 
-    `breakdown`: the same by a column of its documents (breakdown.py).
+    `breakdown`: the same by a column of its documents (breakdown.py). `flips`: next-token top-1 of base and candidate
+    on the same labels (flips.py), as JSON; `serving`: the same against the version that served when the run began.
     """
 
     role: str
@@ -110,6 +111,8 @@ class SetFacts:
     final: Loss | None = None
     delta: DeltaLike | None = None
     verdict: str | None = None
+    flips: Mapping[str, Any] | None = None
+    serving: Mapping[str, Any] | None = None
     stability_gap: StabilityGapLike | None = None
     history: Sequence[Look] = ()
     breakdown: Mapping[str, Any] | None = None
@@ -129,9 +132,9 @@ class Facts:
     """Everything a report says. Defaults are what a run that got nowhere has to say.
 
     requested_tokens: the budget as written; trained_tokens: steps x batch. tokens_by_source, epochs: by source name.
-    seconds: by activity (prepare, baseline, train, evaluate, checkpoint). remarks: what a reader must know to read
-    the verdict rightly ("proxy replay: ..."). warnings: what went less well than it should. extra: more top-level
-    keys; a name that the contract uses already is refused.
+    seconds: by activity (prepare, baseline, train, evaluate, checkpoint). benchmarks: by name, as task_answers.py has
+    them. remarks: what a reader must know to read the verdict rightly ("proxy replay: ..."). warnings: what went less
+    well than it should. extra: more top-level keys; a name that the contract uses already is refused.
     """
 
     name: str
@@ -146,6 +149,7 @@ class Facts:
     replay_realized: float = 0.0
     replay_cited: Mapping[str, Any] | None = None
     sets: Mapping[str, SetFacts] = field(default_factory=dict)
+    benchmarks: Mapping[str, Any] = field(default_factory=dict)
     forgetting_max: float | None = None
     forgetting_mean: float | None = None
     gain_mean: float | None = None
@@ -187,6 +191,7 @@ def build_report(facts: Facts) -> dict[str, Any]:
             **({"cited": dict(facts.replay_cited)} if facts.replay_cited else {}),
         },
         "sets": {name: _set(value) for name, value in facts.sets.items()},
+        "benchmarks": dict(facts.benchmarks),
         "forgetting": {"max": facts.forgetting_max, "mean": facts.forgetting_mean},
         "gain": {"mean": facts.gain_mean},
         "gates": [
@@ -217,6 +222,8 @@ def _set(value: SetFacts) -> dict[str, Any]:
         "final": _loss(value.final),
         "delta": _delta(value.delta),
         "verdict": None if value.verdict is None else str(value.verdict),
+        "flips": value.flips,
+        "serving": value.serving,
         "stability_gap": _gap(value.stability_gap),
         "history": [_look(look) for look in value.history],
         **({} if value.breakdown is None else {"breakdown": dict(value.breakdown)}),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewarm_api.quantity import format_tokens
 from rewarm_api.snapshot import Group, Pins, Snapshot
-from rewarm_trainer import charts
+from rewarm_trainer import benchmark_view, charts
 from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.report import load_report
@@ -57,6 +57,9 @@ def render_html(report: Mapping[str, Any], *, snapshot: Snapshot | None, pins: P
         figures=_key_figures(report),
         findings=verdict_sentences(report),
         sets=_sets(report),
+        flips=benchmark_view.flip_rows(report),
+        benchmarks=list(benchmark_view.rows(report.get("benchmarks") or {}, report.get("serving"))),
+        tasks_counted=benchmark_view.count(report.get("benchmarks") or {}),
         set_figures=set_figures(report),
         training_figures=training_figures(report, log, snapshot, attempts),
         sources=_sources(report, snapshot, pins),
@@ -85,6 +88,7 @@ def _template() -> Template:
         signed=lambda value, digits=3: _NO_NUMBER if value is None else signed(value, digits),
         fixed=lambda value, digits=4: _NO_NUMBER if value is None else f"{value:,.{digits}f}",
         percent=lambda value, digits=2: _NO_NUMBER if value is None else f"{value:.{digits}%}",
+        share=benchmark_view.share,
         whole=lambda text: _INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text),
         sentence=lambda text: text[:1].upper() + text[1:],
     )

@@ -159,6 +159,7 @@ def prepare_run(
     from rewarm_trainer.weights.named import locate_named, pins_of
 
     began = time.monotonic()
+    check_benchmarks(snapshot, root)
     earlier = earlier_sources(snapshot, root, cache)
     base = locate(snapshot, root, cache, pins.base_model if pins else None)
     named = locate_named(snapshot, root, cache, pins.finish if pins else None)
@@ -200,6 +201,14 @@ def prepare_run(
         found = found.model_copy(update={"finish": pins_of(named)})
         write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
+
+
+def check_benchmarks(snapshot: Snapshot, root: Path) -> None:
+    """Load every task of the benchmarks, so that one that is not there ends the run before anything is computed."""
+    if snapshot.evaluation.benchmarks:
+        from rewarm_trainer import harness
+
+        harness.load(snapshot.evaluation.benchmarks, root)
 
 
 def is_prepared(pins: Pins, cache: Path) -> bool:

@@ -22,18 +22,21 @@ from torch import nn
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
-from rewarm_trainer import lora
+from rewarm_trainer import harness, lora
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
+from rewarm_trainer.answering import Answerer
 from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.branch import carried
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
 from rewarm_trainer.corpus.scores import open_scores, row_scores
 from rewarm_trainer.corpus.sets import largest_id, open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
+from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.experiment import processes_problem
 from rewarm_trainer.from_run import earlier_sources, order_of
 from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments, weights_of
@@ -309,26 +312,46 @@ class Session:
             )
             for chosen in run.pins.evaluation_sets(run.snapshot)
         }
-        scorer = Scorer(
+        return Looks(
+            sets,
+            self._scorer(),
+            look_tokens=run.snapshot.evaluation.look_tokens,
+            export_type=self._export_type(),
+            state=run.work.state,
+            report=report,
+            last="raw" if run.snapshot.finish else "final",
+        )
+
+    def benchmarks(self, report: Any) -> Benchmarks | None:
+        """The benchmarks that the manifest names; a run without any needs no harness."""
+        asked = self.run.snapshot.evaluation.benchmarks
+        if not asked:
+            return None
+        tokenizer = TokenizerHandle.load(self.run.work.tokenizer, self.run.snapshot.training.document_start)
+        return Benchmarks(
+            asked,
+            harness.load(asked, manifest_root(self.run.work)),
+            Answerer(self._scorer(), tokenizer),
+            harness=harness.version(),
+            export_type=self._export_type(),
+            state=self.run.work.state,
+            report=report,
+        )
+
+    def _export_type(self) -> torch.dtype:
+        return models.EXPORT_TYPES[self.base.pin.get("exportType", "F32")]
+
+    def _scorer(self) -> Scorer:
+        return Scorer(
             self.losses,
-            run.pins.bos,
-            run.pins.eos,
-            run.snapshot.training.sequence_length,
+            self.run.pins.bos,
+            self.run.pins.eos,
+            self.run.snapshot.training.sequence_length,
             EVALUATION_BATCH_TOKENS,
             self.precision,
             self.attention,
             self.rank,
             self.world,
-        )
-        export_type = models.EXPORT_TYPES[self.base.pin.get("exportType", "F32")]
-        return Looks(
-            sets,
-            scorer,
-            look_tokens=run.snapshot.evaluation.look_tokens,
-            export_type=export_type,
-            state=run.work.state,
-            report=report,
-            last="raw" if run.snapshot.finish else "final",
         )
 
     def teacher_losses(self, looks: Looks) -> dict[str, dict[str, float]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rewarm_trainer import benchmark_view
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -46,6 +48,10 @@ def report_view(report: Mapping[str, Any]) -> list[RenderableType]:
     parts += _breakdowns(report)
     if report.get("chain"):
         parts.append(Text(_chain(report["chain"])))
+    if report.get("benchmarks"):
+        title = "Benchmarks: right answers, by item"
+        parts.append(benchmark_table(report["benchmarks"], title, report.get("serving")))
+        parts.append(Text(f"tasks: {benchmark_view.count(report['benchmarks'])}"))
     if report["gates"]:
         parts.append(_gates(report))
     promotion = report["promotion"]
@@ -146,6 +152,17 @@ def _gates(report: Mapping[str, Any]) -> Table:
     for gate in report["gates"]:
         result = Text(gate["result"], style=_RESULT_STYLE.get(gate["result"], ""))
         table.add_row(Text(gate["name"]), f"{gate['limit']:g}", signed(gate["value"]), result)
+    return table
+
+
+def benchmark_table(benchmarks: Mapping[str, Any], title: str, serving: Mapping[str, Any] | None = None) -> Table:
+    """A row for each task; `lost` are items that only the first model had right."""
+    from rich.text import Text
+
+    table = _plain_table(title, benchmark_view.COLUMNS, words=2)
+    for row in benchmark_view.rows(benchmarks, serving):
+        verdict = Text(row["verdict"], style=_VERDICT_STYLE.get(row["verdict"], ""))
+        table.add_row(*(Text(row[name]) for name in benchmark_view.COLUMNS[:-1]), verdict)
     return table
 
 

@@ -27,6 +27,7 @@ from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
+from rewarm_trainer.serving import ask_serving
 from rewarm_trainer.session import Run, Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
 from rewarm_trainer.study.citation import check_size
@@ -106,7 +107,7 @@ class Worker:
         session, run = self.session, self._run
         if run.snapshot.replay.cited is not None:
             check_size(run.snapshot, session.parameters)
-        looks = session.looks(self._scored)
+        looks, benchmarks = session.looks(self._scored), session.benchmarks(self._scored)
         if self._is_main:
             self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
         session.barrier()
@@ -120,7 +121,10 @@ class Worker:
         if fresh:
             self._around.now("Baseline")
             baseline = looks.baseline(run.cache, run.pins.tokenizer)
-            self._state.evaluations = [baseline] if looks.sets else []
+            if benchmarks:
+                asked = benchmarks.baseline(run.cache, run.pins.tokenizer, looks.base_digest)
+                baseline |= {**asked, "seconds": round(baseline["seconds"] + asked["seconds"], 3)}
+            self._state.evaluations = [baseline] if looks.sets or benchmarks else []
             self._state.seconds["baseline"] = baseline["seconds"]
             self._listen({"event": "evaluation", **baseline})
             self._state.teacher = session.teacher_losses(looks)
@@ -128,10 +132,17 @@ class Worker:
                 self._listen({"event": "decision", **decision})
         else:
             looks.resume()
+            if benchmarks:
+                benchmarks.resume()
         if run.snapshot.finish and self._is_main:
             self._finisher(looks).check()
         self._progress.start(run.snapshot, run.plan, self._state.step)
-        loop = self._loop(looks, self._keeper)
+        if fresh:
+            ask_serving(session, looks, benchmarks, self._keeper.warn)
+        looks.take_serving()
+        if benchmarks:
+            benchmarks.take_serving()
+        loop = self._loop(looks, benchmarks, self._keeper)
         self._around.now("Compiling" if session.compiled else "Training")
         self._stop.in_training = True
         try:
@@ -154,7 +165,7 @@ class Worker:
             listen=self._listen,
         )
 
-    def _loop(self, looks: Any, keeper: Keeper) -> Loop:
+    def _loop(self, looks: Any, benchmarks: Any, keeper: Keeper) -> Loop:
         session, run = self.session, self._run
         loader = session.loader()
         replays = [name for name in run.pins.sources if name in run.new_order(self._state.phase_log()).replay_names]
@@ -167,6 +178,7 @@ class Worker:
             ceiling=replay_ceiling(run, replays),
             listen=self._listen,
             conductor=Conductor.of(run.snapshot, run.pins),
+            benchmarks=benchmarks,
         )
         return Loop(
             plan=run.plan,

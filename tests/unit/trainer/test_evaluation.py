@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -102,3 +103,44 @@ def test_scores_survive_json_and_are_cut_to_their_first() -> None:
     again = Scores.from_json(value.to_json())
     assert (again.hashes, again.nats.tolist(), again.labels.tolist()) == (("a", "b"), [1.5, 2.5], [3, 4])
     assert again.first(1).loss == 0.5
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_marks_are_the_labels_that_the_model_would_have_chosen(losses: TokenLosses, bos: int | None) -> None:
+    chosen = documents(5, 40, 0, 16, 33, 9)
+    options = {"bos": bos, "eos": EOS, "length": LENGTH, "batch_tokens": 64, "precision": "FP32"}
+    scores = score(losses, chosen, top1=True, **options)
+    expected = []
+    with torch.no_grad():
+        for window in windows(chosen.ids, bos=bos, eos=EOS, length=LENGTH):
+            best = losses.model(torch.from_numpy(window.inputs)[None]).logits[0].argmax(-1).numpy()
+            expected += (best == window.labels).tolist()
+    assert scores.top1 is not None
+    assert scores.top1.tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+    plain = score(losses, chosen, **options)
+    assert plain.top1 is None
+    assert plain.nats.tolist() == scores.nats.tolist(), "marks cost no accuracy"
+
+
+def test_marks_of_all_ranks_add_up_to_those_of_one(losses: TokenLosses) -> None:
+    chosen = documents(5, 40, 1, 16, 33, 9)
+    options = {"bos": None, "eos": EOS, "length": LENGTH, "precision": "FP32", "top1": True}
+    whole = score(losses, chosen, batch_tokens=32, **options)
+    parts = [_share(losses, chosen, rank, 3, 32, options) for rank in range(3)]
+    assert np.sum([part.top1 for part in parts], axis=0).tolist() == whole.top1.astype(int).tolist()
+
+
+def test_marks_survive_json_and_go_with_their_documents() -> None:
+    marks = np.array([1, 0, 1, 0, 0, 1, 1, 1, 1, 0], dtype=bool)
+    value = Scores(("a", "b", "c"), np.ones(3), np.array([4, 1, 5]), np.ones(3, dtype=int), marks)
+    told = value.to_json()
+    assert told["right"] == [2, 0, 4]
+    again = Scores.from_json(json.loads(json.dumps(told)))
+    assert again.top1.tolist() == marks.tolist()
+    assert again.first(2).top1.tolist() == marks[:5].tolist()
+    picked = again.chosen([2, 0])
+    assert (picked.hashes, picked.top1.tolist()) == (("c", "a"), [*marks[5:], *marks[:4]])
+    assert again.chosen([]).top1.tolist() == []
+    with pytest.raises(ValueError, match="8 marks for 10 labels"):
+        Scores.from_json({**told, "top1": "AA=="})

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from rewarm_api.snapshot import Gates, Plan, Role, Segment, SegmentKind
+from rewarm_trainer.flips import exact_share
 from rewarm_trainer.forgetting import Look
 from rewarm_trainer.gates import Nothing, RaiseReplay, Stop, Warn, judge, promotion, watch
 from rewarm_trainer.statistics import Delta
@@ -52,6 +53,35 @@ def test_min_gain_is_the_mirror_image(low: float, high: float, expected: str) ->
     (result,) = judge(gates(gain=0.05), {"pubmed": (Role.NEW, delta(low, high))})
     assert (result.name, result.limit, result.result) == ("minGain", 0.05, expected)
     assert result.value == pytest.approx(-(low + high) / 2)
+
+
+def flips(lost: int, items: int, limit: float = 0.03) -> tuple[str, float | None]:
+    asked = Gates(max_forgetting=None, min_gain=None, max_negative_flips=limit, on_forgetting="Warn")
+    (result,) = judge(asked, {}, exact_share(lost, items) if items else None)
+    assert (result.name, result.limit) == ("maxNegativeFlips", limit)
+    return result.result, result.value
+
+
+def test_negative_flips_are_judged_by_their_exact_bounds() -> None:
+    assert flips(0, 1000) == ("Pass", 0.0)
+    assert flips(10, 1000) == ("Pass", 0.01)
+    assert flips(25, 1000) == ("Inconclusive", 0.025)
+    assert flips(60, 1000) == ("Fail", 0.06)
+    assert flips(0, 100) == ("Inconclusive", 0.0), "no flip among 100 items leaves 3.6 % possible"
+    assert flips(29, 29) == ("Inconclusive", 1.0), "too few items"
+    assert flips(0, 0) == ("Inconclusive", None)
+    assert flips(0, 10**6, limit=0.0)[0] == "Inconclusive", "that nothing at all flips cannot be shown"
+
+
+def test_flips_stand_after_the_other_gates_and_keep_a_candidate_from_its_alias() -> None:
+    asked = Gates(max_forgetting=0.02, min_gain=None, max_negative_flips=0.03, on_forgetting="Warn")
+    sets = {"a": (Role.RETAINED, delta(0.0, 0.01))}
+    results = judge(asked, sets, exact_share(60, 1000))
+    assert [result.name for result in results] == ["maxForgetting", "maxNegativeFlips"]
+    decided = promotion(results, trunk=False)
+    assert not decided.promoted
+    assert "6.00% of 1000 items (95 % 4.61% to 7.66%), beyond the limit 3.00%" in decided.reason
+    assert promotion(judge(asked, sets, exact_share(1, 1000)), trunk=False).promoted
 
 
 def test_the_worst_retained_set_decides() -> None:

@@ -110,6 +110,39 @@ def test_a_look_scores_the_first_documents_paired_with_the_same_of_the_baseline(
     assert full["gain"]["mean"] == -full["sets"]["new"]["delta"]["mean"] < 0
 
 
+def test_the_final_look_counts_flips_of_the_next_token_and_looks_between_do_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, tiny())
+    base = bench.baseline()
+    assert "flips" not in base["sets"]["new"]
+    bench.spoil()
+    assert "flips" not in bench.looks.look(4, 400)["sets"]["new"]
+    final = bench.looks.final(bench.model, 4, 400)
+    for name, each in final["sets"].items():
+        paths = (tmp_path / "state" / part / f"{name}.json" for part in ("baseline", "final"))
+        old, new = (Scores.from_json(json.loads(path.read_text())) for path in paths)
+        assert old.top1 is not None
+        assert new.top1 is not None
+        flips = each["flips"]
+        assert flips["labels"] == len(old.top1) == each["tokens"]
+        assert flips["top1"] == {"baseline": old.top1.mean(), "final": new.top1.mean()}
+        assert flips["negative"]["mean"] == pytest.approx((old.top1 & ~new.top1).mean())
+        assert flips["positive"]["mean"] == pytest.approx((~old.top1 & new.top1).mean())
+        assert flips["net"]["mean"] == pytest.approx(new.top1.mean() - old.top1.mean())
+        assert flips["documents"]["worse"]["share"] == np.mean(new.nats > old.nats)
+    assert final["sets"]["old"]["flips"]["negative"]["mean"] > 0
+
+
+def test_a_run_that_began_without_marks_ends_without_flips(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, tiny())
+    bench.baseline()
+    for name in SETS:
+        path = tmp_path / "state" / "baseline" / f"{name}.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "top1"}))
+    again = Bench(tmp_path, bench.model)
+    again.looks.resume()
+    assert "flips" not in again.looks.final(bench.model, 4, 400)["sets"]["new"]
+
+
 def test_the_baseline_is_found_again_by_what_it_depends_on(tmp_path: Path) -> None:
     first = Bench(tmp_path, tiny())
     line = first.baseline()

@@ -82,6 +82,10 @@ class TokenizerHandle:
         """Ids of each text, without BOS and EOS."""
         return [entry.ids for entry in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of all that decides ids: normalisation, splitting, model, added tokens, EOS. Names are left out."""

@@ -42,7 +42,10 @@ def judged(base: Scores, candidate: Scores, role: str, mask: NDArray[np.bool_] |
 
 
 def with_finish(sets: Mapping[str, SetFacts], found: Mapping[str, Mapping[str, Any]]) -> dict[str, SetFacts]:
-    """What the sets showed on the way, with the verdict of another model (`found`, by set) at the end."""
+    """What the sets showed on the way, with the verdict of another model (`found`, by set) at the end.
+
+    Flips were counted on the last checkpoint, which is not that model: they are left out.
+    """
     result = {}
     for name, facts in sets.items():
         line = found[name]
@@ -55,6 +58,8 @@ def with_finish(sets: Mapping[str, SetFacts], found: Mapping[str, Mapping[str, A
             final=Loss(**line["final"]),
             delta=delta,
             verdict=statistics.verdict(delta),
+            flips=None,
+            serving=None,
         )
     return result
 
