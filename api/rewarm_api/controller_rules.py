@@ -122,6 +122,34 @@ def teacher_is_one(spec: Any) -> Iterator[Problem]:
             yield Problem(path, "one source in the corpus", "two sources or more, which it weighs", "remove teacher")
 
 
+@rule("phases", "replay.adaptive.minimum", "replay.adaptive.maximum")
+def phases_keep_the_bounds_of_the_ratio(spec: Any) -> Iterator[Problem]:
+    adaptive = _adaptive(spec)
+    for index, phase in enumerate(spec.phases or [] if adaptive is not None else []):
+        ratio = phase and phase.replay_ratio
+        if ratio is not None and not share(adaptive.minimum) <= exact(ratio) <= share(adaptive.maximum):
+            yield Problem(
+                f"spec.phases[{index}].replayRatio",
+                found_text(ratio),
+                f"from adaptive.minimum {adaptive.minimum} to adaptive.maximum {adaptive.maximum}",
+                "stay within the bounds, or widen them",
+            )
+
+
+@rule("phases", "mixture", "corpus.sources", "replay.sources")
+def phases_leave_weights_to_the_mixture(spec: Any) -> Iterator[Problem]:
+    weighed = {source.name for _, sources in _weighed(spec) for source in sources if source is not None}
+    for index, phase in enumerate(spec.phases or []):
+        named = sorted(weighed & set((phase and phase.weights) or {}))
+        if named:
+            yield Problem(
+                f"spec.phases[{index}].weights",
+                f"weights of {', '.join(named)}",
+                "no weights of a group that spec.mixture moves",
+                "remove weights, or remove mixture",
+            )
+
+
 def _weighed(spec: Any) -> Iterator[tuple[str, list[Any]]]:
     """(path, sources) of the groups whose weights spec.mixture moves."""
     if spec.mixture is None:
@@ -193,25 +221,3 @@ def edges_join_sources_of_the_corpus(spec: Any) -> Iterator[Problem]:
         if (edge.source, edge.helps) in seen:
             yield Problem(path, f"{edge.source} helps {edge.helps} a second time", "each edge once", "remove one")
         seen.add((edge.source, edge.helps))
-
-
-@rule("phases", "replay.adaptive", "mixture")
-def one_mover_for_each_phase(spec: Any) -> Iterator[Problem]:
-    """What a phase fixes, no controller may move."""
-    for index, phase in enumerate(spec.phases or []):
-        if phase is None:
-            continue
-        if phase.replay_ratio is not None and _adaptive(spec) is not None:
-            yield Problem(
-                f"spec.phases[{index}].replayRatio",
-                found_text(phase.replay_ratio),
-                "no ratio of its own: replay.adaptive moves it",
-                "remove it, or remove replay.adaptive",
-            )
-        if phase.weights and spec.mixture is not None:
-            yield Problem(
-                f"spec.phases[{index}].weights",
-                ", ".join(sorted(phase.weights)),
-                "no weights of its own: spec.mixture moves them",
-                "remove them, or remove mixture",
-            )

@@ -13,9 +13,6 @@ NOTHING = "nothing"
 _LONGEST = 80
 _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~|\s.*|.*\s|", re.IGNORECASE | re.DOTALL)
 
-LATER: frozenset[str] = frozenset()
-"""Fields of the design that enter the schema once they work."""
-
 
 def found_text(value: Any) -> str:
     """A value as the reader of a message knows it from the manifest; text that looks like a number is quoted."""
@@ -37,8 +34,6 @@ def found_text(value: Any) -> str:
 def unknown_field(path: str, key: str, known: list[str]) -> Problem:
     """The problem of a field that does not exist here, with the name that was perhaps meant."""
     expected = "one of " + ", ".join(known)
-    if path in LATER:
-        return Problem(path, "a field that this version does not support yet", expected, f"remove {key}")
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), folded, n=1)
     fix = f"did you mean {folded[near[0]]}?" if near else f"remove {key}"

@@ -16,7 +16,9 @@ from rewarm_api.snapshot import Gates, Plan, Role
 from rewarm_trainer import forgetting, gates
 from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.controllers.conduct import Conductor
+from rewarm_trainer.controllers.protocol import WEIGHTS_MOVED
 from rewarm_trainer.looks import Looks, deltas_of
+from rewarm_trainer.order import MIXTURE
 from rewarm_trainer.overfitting import Lowest
 from rewarm_trainer.state import TrainState
 
@@ -81,8 +83,10 @@ class RunJudge:
 
     def _act(self, state: TrainState) -> None:
         phases = state.phase_log()
-        acted = [decision["tokens"] for decision in state.decisions]
-        since = max([phases[-1].first_step * self._plan.tokens_per_step, *acted])
+        # Small moves of the weights are neither a border nor something done about forgetting.
+        acted = [decision["tokens"] for decision in state.decisions if decision["what"] != WEIGHTS_MOVED]
+        began = max(phase.first_step for phase in phases if phase.reason != MIXTURE)
+        since = max([began * self._plan.tokens_per_step, *acted])
         action = gates.watch(
             self._asked,
             self._plan,

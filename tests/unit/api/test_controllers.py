@@ -274,15 +274,16 @@ def test_a_subset_is_part_of_the_experiment(check):
     assert plain.digest != best.digest
 
 
-def test_what_a_phase_fixes_no_controller_moves(check):
-    phases = "[{name: all, share: 100%, replayRatio: 0.3}]"
+def test_phases_keep_within_what_controllers_may_move(check):
+    phases = "[{name: all, share: 100%, replayRatio: 0.6}]"
     found = [(each.field, each.found) for each in check({**ADAPTIVE, "spec.phases": phases}).problems]
-    assert found == [("spec.phases[0].replayRatio", "0.3")]
+    assert found == [("spec.phases[0].replayRatio", "0.6")]
+    assert check({**ADAPTIVE, "spec.phases": "[{name: all, share: 100%, replayRatio: 0.3}]"}).valid
     phases = "[{name: all, share: 100%, weights: {a: 1, b: 2}}]"
     corpus = "{sources: [{name: a, uri: a.jsonl, license: MIT}, {name: b, uri: b.jsonl, license: MIT}]}"
     mixture = "{every: 10%, skillGraph: {rate: 0.2}}"
     problems = check({"spec.corpus": corpus, "spec.phases": phases, "spec.mixture": mixture}).problems
-    assert ("spec.phases[0].weights", "a, b") in [(each.field, each.found) for each in problems]
+    assert ("spec.phases[0].weights", "weights of a, b") in [(each.field, each.found) for each in problems]
 
 
 def test_a_ratio_from_a_study_is_not_moved(check):

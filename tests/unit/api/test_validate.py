@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rewarm_api.messages import LATER
 from rewarm_api.rules import batch_problems
 from rewarm_api.run import ContinualRun
 from rewarm_api.validate import CLUSTER_ONLY, validate
@@ -539,20 +538,6 @@ def test_a_broken_field_silences_only_the_rules_that_read_it(check):
     assert fields == {"spec.training.globalBatchTokens"}
     fields = {p.field for p in check({"spec.training.seed": "x", "spec.schedule.warmup": "200%"}).problems}
     assert fields == {"spec.training.seed", "spec.schedule.warmup"}
-
-
-@pytest.mark.parametrize("field", sorted(LATER))
-def test_fields_of_later_releases_are_refused_by_name(check, field):
-    parent = {
-        "spec.baseModel.run": {"spec.baseModel": "{run: {path: x}}"},
-        "spec.replay": REPLAY,
-        "spec.gates": {"spec.gates": "{minGain: 0}"},
-    }
-    changes = {**parent.get(field.rpartition(".")[0], {}), field: "{}"}
-    (problem,) = check(changes).problems
-    assert problem.field == field
-    assert problem.found == "a field that this version does not support yet"
-    assert problem.fix == f"remove {field.rpartition('.')[2]}"
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 5])

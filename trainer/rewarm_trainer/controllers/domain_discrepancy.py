@@ -19,7 +19,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rewarm_trainer.controllers.protocol import Decision, Losses, Progress, at_mark, bounded_shares, rounded_shares
+from rewarm_trainer.controllers.protocol import (
+    WEIGHTS_MOVED,
+    Decision,
+    Losses,
+    Progress,
+    at_mark,
+    bounded_shares,
+    rounded_shares,
+)
 
 
 def first_shares(ratios: Mapping[str, float]) -> dict[str, float]:
@@ -71,7 +79,7 @@ class DomainDiscrepancy:
             return None
         worst = max(ratios, key=lambda name: ratios[name])
         why = f"perplexity over the teacher's: {_words(ratios)}; {worst} is furthest behind"
-        return Decision("WeightsMoved", why, weights=weights, facts={"weights": weights, "ratios": ratios})
+        return Decision(WEIGHTS_MOVED, why, weights=weights, facts={"weights": weights, "ratios": ratios})
 
 
 def _ratio(progress: Progress, losses: Losses, name: str) -> float:

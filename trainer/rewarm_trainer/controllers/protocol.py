@@ -108,6 +108,9 @@ class Controller(Protocol):
     def __call__(self, progress: Progress, losses: Losses) -> Decision | None: ...
 
 
+WEIGHTS_MOVED = "WeightsMoved"
+"""What a rule of `mixture` decides."""
+
 ROWS_OF_ROUNDING = 2
 """A source is within two rows of its share (mixture.py)."""
 

@@ -14,7 +14,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rewarm_trainer.controllers.protocol import Decision, Losses, Progress, at_mark, fires_at, rounded_shares
+from rewarm_trainer.controllers.protocol import (
+    WEIGHTS_MOVED,
+    Decision,
+    Losses,
+    Progress,
+    at_mark,
+    fires_at,
+    rounded_shares,
+)
 
 Graph = Mapping[tuple[str, str], float]
 """A_ij by (i, j): training on i helps j. The diagonal is 1 where nothing is said."""
@@ -68,4 +76,4 @@ class SkillGraph:
 
     def _moved(self, shares: Mapping[str, float], why: str) -> Decision:
         weights = rounded_shares(shares)
-        return Decision("WeightsMoved", why, weights=weights, facts={"weights": weights})
+        return Decision(WEIGHTS_MOVED, why, weights=weights, facts={"weights": weights})
