@@ -161,10 +161,11 @@ def test_a_set_that_the_lineage_was_trained_on_is_refused(world: World, chain: d
 
 
 def test_held_out_text_that_the_lineage_was_trained_on_is_named(world: World, chain: dict[str, dict[str, Any]]) -> None:
-    """A corpus that shares text with stage 1, held out anew among other documents: the report says which set."""
-    texts = [*paragraphs()[:300], *paragraphs()[700:1000]]
-    write_lines(world.root / "chain" / "mixed.jsonl", texts)
-    source = {"name": "mixed", "uri": str(world.root / "chain" / "mixed.jsonl"), "license": "PSF-2.0"}
+    """Stage 1's text again, held out by origin now and so other documents: each way round the report says which set."""
+    path = world.root / "chain" / "mixed.jsonl"
+    lines = [{"text": text, "origin": f"part-{number // 3}"} for number, text in enumerate(paragraphs()[:300])]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"name": "mixed", "uri": str(path), "groupField": "origin", "license": "PSF-2.0"}
     done = world.run(continued(world, "mixed", corpus__sources=[source]), "chain/mixed")
     assert done.code == 0, done.err
     report = json.loads((world.root / "chain" / "mixed" / "report.json").read_text())

@@ -9,14 +9,13 @@ Each seed trained both sides anew and scored the same documents. Two things vary
                                                V_seed                t, seeds - 1 degrees of freedom
                                                V_document            the document interval
 
-Welch's alone covers 92 % where seeds matter most (three of them, V_seed ten times V_document): a V_seed that came out
-small by chance also claims too many degrees of freedom. With the t interval beside it coverage is 94.4 to 95.7 % at
-three to five seeds, whatever the two variances. Where the noise of single cells (seed and document together) is all
-there is it is 98 %: that noise stands in both variances, so too wide, never too narrow.
+Welch's alone covers too little where seeds matter most: a V_seed that came out small by chance also claims too many
+degrees of freedom. The t interval beside it heals that. Where the noise of single cells (seed and document together) is
+all there is, the sum counts it twice: too wide, never too narrow.
 
 Why no percentile bootstrap over seeds: three seeds drawn with replacement vary by a factor sqrt(2/3) too little and
-know nothing of t tails (4.3 instead of 1.96 standard errors at two degrees of freedom). It covers 77 % where seeds
-matter most (benchmarks/science/calibration.py, table in docs/statistics.md).
+know nothing of t tails (4.3 instead of 1.96 standard errors at two degrees of freedom). Coverage of both:
+benchmarks/science/calibration.py, table in docs/statistics.md.
 
 Sources: degrees of freedom of a sum of variances, Satterthwaite 1946 [R]; the sum is the two-way cluster variance of
 Cameron, Gelbach and Miller 2011 [R] without its last term, the noise of a cell.

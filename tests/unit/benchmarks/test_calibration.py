@@ -35,9 +35,16 @@ def test_a_real_pair_centred_on_its_mean(documents: int) -> None:
 
 @pytest.mark.parametrize("documents", [30, 100, 300])
 def test_log_normal_skew(documents: int) -> None:
-    ours, theirs = calibration.measure(calibration.skewed, documents, 1000, RESAMPLES)
+    ours, theirs = calibration.measure(calibration.skewed(0.5), documents, 1000, RESAMPLES)
     assert ours.covers >= 0.91, (ours, theirs)
     assert ours.covers > theirs.covers, "the percentile bootstrap covers less"
+
+
+def test_extreme_skew_is_where_it_falls_short() -> None:
+    """Skewness 6 and 30 documents: no interval from so few covers 95 %; the page says how much is missing."""
+    ours, theirs = calibration.measure(calibration.skewed(1.0), 30, 1000, RESAMPLES)
+    assert ours.covers >= 0.86, (ours, theirs)
+    assert ours.covers > theirs.covers + 0.03
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(3, 0.02), (3, 0.2), (5, 0.02)])
