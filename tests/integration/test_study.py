@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,8 +72,8 @@ def studied(here, start, rewarm, changes):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "study.json").exists()
-    (first,) = [path.parent for path in folder.glob("runs/*/report.json")]
-    finished = rewarm("study", EXAMPLE, *changes, "--at", "0.2@81920", "-o", "json")
+    first, *_ = [path.parent for path in folder.glob("runs/*/report.json")]
+    finished = rewarm("study", EXAMPLE, *changes, "--at", "0.2@20480", "-o", "json")
     assert finished.returncode == 0, finished.stderr
     assert attempts(first) == 1
     return folder, json.loads(finished.stdout), finished.stderr
@@ -81,14 +82,14 @@ def studied(here, start, rewarm, changes):
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_answers(studied):
     folder, artefact, said = studied
-    assert "6 runs, 1 finished" in said
+    assert re.search("6 runs, [12] finished", said)
     assert [run["replay_ratio"] for run in artefact["runs"]] == [0, 0.1, 0.25, 0.5, 0.75, 0.35]
     for run in artefact["runs"]:
         report = json.loads((folder / "runs" / run["label"] / "report.json").read_text())
         assert run["losses"] == {name: value["final"]["loss"] for name, value in report["sets"].items()}
         assert report["promotion"]["promoted"] is False
     assert {key: artefact[key] for key in ("outcome", "tolerance", "name")} == {
-        "outcome": "Succeeded", "tolerance": "3%", "name": "study",
+        "outcome": "Succeeded", "tolerance": "1%", "name": "study",
     }  # fmt: skip
     assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
     (predicted,) = artefact["predicted"]
@@ -99,7 +100,7 @@ def test_a_killed_study_goes_on_and_answers(studied):
 @pytest.mark.slow
 def test_the_baseline_was_scored_once_and_the_corpora_prepared_once(studied, here):
     folder, artefact, _ = studied
-    assert len(list((here / "cache" / "rewarm" / "baselines").rglob("*.json"))) == 2
+    assert len(list((here / "cache" / "rewarm" / "baselines").rglob("*.json"))) == 3  # one of the base itself
     for name in artefact["sets"]:
         texts = {
             (folder / "runs" / run["label"] / "state/baseline" / f"{name}.json").read_text() for run in artefact["runs"]
@@ -128,7 +129,7 @@ def test_the_law_is_an_artefact_of_an_mlflow_run(studied):
 @pytest.mark.slow
 def test_a_finished_study_answers_at_once_and_refuses_to_extrapolate(studied, rewarm, changes):
     folder, artefact, _ = studied
-    again = rewarm("study", EXAMPLE, *changes, "--at", "0.9@81920")
+    again = rewarm("study", EXAMPLE, *changes, "--at", "0.9@20480")
     assert again.returncode == 64
     assert "as measured" in again.stderr
     assert "started" not in again.stderr
@@ -148,10 +149,10 @@ def _citing(folder: Path, **changes: object) -> Path:
         for source in group["sources"]:
             source["uri"] = str((EXAMPLE.parent / source["uri"]).resolve())
     study["baseModel"] = {"run": {"path": str(folder / "studies" / "base")}}
-    study["replay"]["ratio"] = {"fromStudy": "study", "tolerance": "10%"}
+    study["replay"]["ratio"] = {"fromStudy": "study", "tolerance": "1%"}
     document = {"apiVersion": "rewarm.dev/v1alpha1", "kind": "ContinualRun", "metadata": {"name": "citing"}}
     path = folder / "citing.yaml"
-    path.write_text(yaml.safe_dump({**document, "spec": {**study, "budget": {"tokens": 80000}, **changes}}))
+    path.write_text(yaml.safe_dump({**document, "spec": {**study, "budget": {"tokens": 20000}, **changes}}))
     return path
 
 

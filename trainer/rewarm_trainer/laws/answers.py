@@ -6,6 +6,7 @@ Every answer carries an interval (laws/fitting.py) and refuses places outside wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -56,7 +57,7 @@ class ShareAnswer:
     @property
     def replay_ratio(self) -> float:
         """As a manifest writes it: rounded to four decimals, never to less replay than the law asks for."""
-        return float(min(9999, np.ceil((1.0 - self.share) * 1e4 - 1e-6))) / 1e4
+        return max(0, min(9999, math.ceil((1.0 - self.share) * 1e4 - 1e-6))) / 1e4
 
     def to_json(self) -> dict[str, Any]:
         return {"replay_ratio": self.replay_ratio, **vars(self)}

@@ -23,6 +23,7 @@ WEIGHT = 1000.0
 """Lambda of the paper's objective, which uses 100 to 7000; the turn of the general loss is lambda without bound."""
 EPSILON = 0.05
 """How much the general loss may end above the base's, in nats per token."""
+_LEAST_PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Critical:
 
 
 def find_critical(curves: Sequence[Curve]) -> Critical | None:
-    """None when a curve has fewer than five places, which equation 6 needs. Curves of one budget, one per ratio."""
-    if not curves or any(len(set(curve.tokens)) < 5 for curve in curves):
+    """None when a curve has fewer than eight places: equation 6, with five parameters, would only thread them. Curves
+    of one budget, one per ratio."""
+    if not curves or any(len(set(curve.tokens)) < _LEAST_PLACES for curve in curves):
         return None
     end = max(curve.tokens[-1] for curve in curves)
     unit = end / 100.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.errors import ManifestError, Problem
+from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.snapshot import Group, Pins, Role, SegmentKind, Snapshot, digest_of
 from rewarm_api.study_runs import ChildRun
 from rewarm_trainer.laws.critical import Critical, Curve, find_critical
@@ -57,7 +57,8 @@ class FinishedRun:
 
 
 def gather(folder: StudyFolder, children: Sequence[ChildRun]) -> list[FinishedRun]:
-    """Every run of a finished study. All models must have one tokenizer (64): else their losses cannot be compared."""
+    """Every run of a finished study. All models must have one tokenizer (64), and all runs the same text (65): else
+    their losses cannot be compared."""
     runs = []
     for child in children:
         work = folder.work(child)
@@ -70,7 +71,24 @@ def gather(folder: StudyFolder, children: Sequence[ChildRun]) -> list[FinishedRu
             Problem("spec.grid.models", f"models with {len(tokenizers)} tokenizers ({names})",
                     "one tokenizer: losses per token cannot be compared else", "study each of them on its own")
         )  # fmt: skip
+    _same_text(runs)
     return runs
+
+
+def _same_text(runs: Sequence[FinishedRun]) -> None:
+    """A corpus that grew while the study ran must not pass for an effect of the ratio."""
+    first, *others = runs
+    for run in others:
+        if _text_of(run) != _text_of(first):
+            raise DataError(
+                f"run {run.child.label} of the study saw other text than run {first.child.label}: a corpus or an "
+                "evaluation set changed while the study ran; restore it and remove the folder of the run that saw "
+                "the change, or start the study over in a new folder"
+            )
+
+
+def _text_of(run: FinishedRun) -> list[Any]:
+    return [mixture_of(run.snapshot, run.pins), {name: pin.digest for name, pin in run.pins.sets.items()}]
 
 
 def measurements(runs: Iterable[FinishedRun], name: str) -> list[Measurement]:

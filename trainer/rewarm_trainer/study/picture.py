@@ -53,9 +53,9 @@ def _title(artefact: Mapping[str, Any]) -> str:
     if not answers:
         return f"{artefact['name']}: no measured ratio keeps the tolerance of {artefact['tolerance']}"
     last = answers[-1]
-    bound = "at most " if last["at_border"] else ""
+    bound = ", the least that was measured," if last["at_border"] else ""
     where = f"{format_tokens(last['tokens'])} tokens" + (f", {last['model']}" if last["model"] else "")
-    return f"{artefact['name']}: {bound}{last['replay_ratio']:.1%} replay keeps {artefact['tolerance']} ({where})"
+    return f"{artefact['name']}: {last['replay_ratio']:.2%} replay{bound} keeps {artefact['tolerance']} ({where})"
 
 
 def _panel(axes: Axes, name: str, artefact: Mapping[str, Any], study: Study) -> None:
