@@ -274,16 +274,22 @@ def test_a_subset_is_part_of_the_experiment(check):
     assert plain.digest != best.digest
 
 
-def test_phases_keep_within_what_controllers_may_move(check):
-    phases = "[{name: all, share: 100%, replayRatio: 0.6}]"
-    found = [(each.field, each.found) for each in check({**ADAPTIVE, "spec.phases": phases}).problems]
-    assert found == [("spec.phases[0].replayRatio", "0.6")]
-    assert check({**ADAPTIVE, "spec.phases": "[{name: all, share: 100%, replayRatio: 0.3}]"}).valid
-    phases = "[{name: all, share: 100%, weights: {a: 1, b: 2}}]"
-    corpus = "{sources: [{name: a, uri: a.jsonl, license: MIT}, {name: b, uri: b.jsonl, license: MIT}]}"
-    mixture = "{every: 10%, skillGraph: {rate: 0.2}}"
-    problems = check({"spec.corpus": corpus, "spec.phases": phases, "spec.mixture": mixture}).problems
-    assert ("spec.phases[0].weights", "weights of a, b") in [(each.field, each.found) for each in problems]
+PHASED = {
+    "spec.phases": "[{name: first, share: 80%}, {name: last, share: 20%, replayRatio: 0.3}]",
+}
+
+
+def test_a_planned_phase_keeps_to_the_bounds_of_the_ratio(check):
+    assert check({**ADAPTIVE, **PHASED}).valid
+    (problem,) = check({**ADAPTIVE, **PHASED, "spec.phases[1].replayRatio": "0.6"}).problems
+    assert (problem.field, problem.found) == ("spec.phases[1].replayRatio", "0.6")
+
+
+def test_a_planned_phase_leaves_weights_to_the_mixtures_rule(check):
+    phases = "[{name: first, share: 80%}, {name: last, share: 20%, weights: {a: 1, b: 2}}]"
+    assert check({**TWO, "spec.phases": phases}).valid
+    (problem,) = check({**GRAPH, "spec.phases": phases}).problems
+    assert (problem.field, problem.found) == ("spec.phases[1].weights", "weights of a, b")
 
 
 def test_a_ratio_from_a_study_is_not_moved(check):
