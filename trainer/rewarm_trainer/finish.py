@@ -26,7 +26,7 @@ from rewarm_trainer.report_html import render_html
 from rewarm_trainer.runlog import arrange, derive_attempts, read_log, read_records
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.statistics import Delta
-from rewarm_trainer.weights.verdict import in_words, with_finish
+from rewarm_trainer.weights.verdict import in_words, judging, with_finish
 from rewarm_trainer.workdir import WorkFolder
 
 
@@ -156,7 +156,8 @@ def facts_of(
     ended = outcome == "Succeeded"
     sets, benchmarks = set_facts(state, snapshot, pins), benchmark_facts(state) if ended else {}
     if ended:
-        sets = {name: replace(value, breakdown=_breakdown(work, name)) for name, value in sets.items()}
+        chose = bool(record and record["selection"])
+        sets = {name: replace(value, breakdown=_breakdown(work, name, chose)) for name, value in sets.items()}
     finished = finish_facts(record, sets, snapshot, pins) if record else {}
     if record:
         sets = with_finish(sets, record["sets"])
@@ -221,12 +222,14 @@ def phase_facts(snapshot: Snapshot, pins: Pins, state: TrainState) -> list[dict[
     return facts
 
 
-def _breakdown(work: WorkFolder, name: str) -> dict[str, Any] | None:
-    """How the set's verdict splits by its columns."""
+def _breakdown(work: WorkFolder, name: str, chose: bool) -> dict[str, Any] | None:
+    """How the set's verdict splits by its columns; `chose`: documents that chose do not judge."""
     files = [work.state / kind / f"{name}.json" for kind in ("baseline", "final")]
     if not all(file.exists() for file in files):
         return None
     baseline, final = (json.loads(file.read_text()) for file in files)
+    if chose:
+        baseline, final = judging(baseline), judging(final)
     return breakdown(baseline, final)
 
 

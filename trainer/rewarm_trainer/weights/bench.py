@@ -45,7 +45,7 @@ class Bench:
                 pins.sets[chosen.name].digest,
                 open_set(folder_of(pins.sets[chosen.name].prepared, "sets", cache), chosen.name),
             )
-            for chosen in snapshot.evaluation.sets
+            for chosen in pins.evaluation_sets(snapshot)
         }
         scorer = scorer_of(folder, snapshot, pins)
         model = scorer.losses.model

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rewarm_trainer import statistics
 from rewarm_trainer.report import Loss, SetFacts
 from rewarm_trainer.statistics import Delta
+from rewarm_trainer.weights.choice import selection
 
 if TYPE_CHECKING:
     # The end of a run is also read where there is no torch.
@@ -38,6 +39,17 @@ def judged(base: Scores, candidate: Scores, role: str, mask: NDArray[np.bool_] |
         "baseline": {"loss": before.loss, "bits_per_byte": before.bits_per_byte},
         "final": {"loss": after.loss, "bits_per_byte": after.bits_per_byte},
         "delta": statistics.paired_delta(after.nats - before.nats, after.labels).to_json(),
+    }
+
+
+def judging(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Results by document, as in a run's state folder, without the documents that choose."""
+    mask = ~selection(documents["hashes"])
+    return {
+        key: [value for value, judges in zip(values, mask, strict=True) if judges]
+        if len(values) == len(mask)
+        else values
+        for key, values in documents.items()
     }
 
 
