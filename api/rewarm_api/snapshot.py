@@ -1,38 +1,17 @@
-"""The snapshot: one run, resolved once, with nothing left to default. And the pins: what only the data can tell.
+"""The snapshot: one run, resolved once, with nothing left to default. With the pins (pins.py) it alone drives a trainer.
 
-These two files alone drive a trainer. Neither is ever recomputed once written. Names in JSON are those of the manifest.
+Neither is ever recomputed once written. Names in JSON are those of the manifest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
-
-class Frozen(BaseModel):
-    """A value: immutable, strict about names, camelCase in JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
-
-    def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", by_alias=True)
-
-
-def digest_of(value: Any) -> str:
-    """`sha256:` and the digest of the canonical JSON of `value` (sorted keys, no spaces, UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def added(value: Any, description: str) -> Any:
-    """A field that older snapshots do not have: `value` means "as before" and is left out, so that digests stay."""
-    return Field(default=value, description=description, exclude_if=lambda found: found == value)
+from rewarm_api.frozen import Frozen, added, digest_of
 
 
 class Group(StrEnum):
@@ -438,68 +417,3 @@ class Snapshot(Frozen):
 
     def group(self, group: Group) -> tuple[Source, ...]:
         return tuple(source for source in self.sources if source.group is group)
-
-
-class SourcePin(Frozen):
-    """What preparation found in one source."""
-
-    digest: str = Field(description="sha256 over sorted (relative path, sha256 of file)")
-    prepared: str = Field(description="content address of its token shards in the cache")
-    documents: int = Field(description="training documents, after deduplication and hold-out")
-    duplicates: int
-    held_out_documents: int
-    bad_lines: int
-    tokens: int
-    rows: int
-    dropped_tokens: int
-    weight: float = Field(description="as asked, or the training rows")
-    repeats: float = Field(description="epochs of this source that the plan needs")
-    scores: dict[str, str] = added({}, "content address of its documents' scores, by column")
-    left_out: int = added(0, "documents that the source's subset left out")
-
-
-class Inherited(Frozen):
-    """Where a set comes from that an earlier stage of the chain introduced."""
-
-    run: str = Field(description="name of the run that introduced it")
-    uid: str
-    name: str = Field(description="its name there")
-
-
-class SetPin(Frozen):
-    digest: str = Field(description="sha256 over the documents' hashes, in order")
-    prepared: str
-    documents: int
-    tokens: int
-    inherited: Inherited | None = added(None, "the earlier stage whose set this is; scored here with the role Retained")
-
-
-class Pins(Frozen):
-    """What only the data can tell. Made once by preparation, never again."""
-
-    version: int = 1
-    base_model: dict[str, Any] = Field(description="what a name, branch, alias or `Latest` stood for")
-    tokenizer: str = Field(description="fingerprint")
-    eos: int
-    bos: int | None
-    vocabulary: int
-    sources: dict[str, SourcePin]
-    sets: dict[str, SetPin]
-    plan: Plan
-    teacher: dict[str, Any] | None = added(None, "what the teacher of spec.mixture stood for")
-    finish: tuple[dict[str, Any], ...] = added((), "the models that finish names: field, and what its name stood for")
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.to_json())
-
-    def evaluation_sets(self, snapshot: Snapshot) -> tuple[EvaluationSet, ...]:
-        """Every set that the run scores: those of its own, then those of earlier stages."""
-        inherited = (
-            EvaluationSet(
-                name=name, role=Role.RETAINED, uri=None, format=None, text_field="", label_field="", date_field=""
-            )
-            for name, pin in self.sets.items()
-            if pin.inherited
-        )
-        return (*snapshot.evaluation.sets, *inherited)

@@ -116,7 +116,7 @@ def _told(
     place: Path, snapshot: Mapping[str, Any], records: list[dict[str, Any]], report: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Progress, losses, gates, replay and checkpoint, gathered as the trainer gathers them for the operator."""
-    from rewarm_api.snapshot import Pins
+    from rewarm_api.pins import Pins
     from rewarm_trainer.told import Told
 
     pins = place / "pins.json"
@@ -248,7 +248,7 @@ def new_lines(path: Path, number: int, told: dict[int, int], tail: int | None, *
 
 def move_alias(place: Path, version: str) -> None:
     """Point the run's alias at a version, and note the answer. Raises ManifestError (64) without alias or version."""
-    from rewarm_api.snapshot import Pins
+    from rewarm_api.pins import Pins
     from rewarm_trainer.registration import open_tracker
     from rewarm_trainer.workdir import WorkFolder, read_snapshot
 

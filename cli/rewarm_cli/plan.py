@@ -12,7 +12,8 @@ from rewarm_cli import document, planning
 from rewarm_cli.output import Output, emit, say, show, table, warn
 
 if TYPE_CHECKING:
-    from rewarm_api.snapshot import Pins, Plan, Snapshot
+    from rewarm_api.pins import Pins
+    from rewarm_api.snapshot import Plan, Snapshot
 
 
 def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, output: Output) -> int:

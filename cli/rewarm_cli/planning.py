@@ -13,8 +13,9 @@ from typing import Any
 from rewarm_api.controller_rules import share
 from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.phase_plan import mean_ratio
+from rewarm_api.pins import Pins
 from rewarm_api.quantity import QuantityError, format_tokens, parse_length, parse_tokens
-from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
+from rewarm_api.snapshot import Group, Plan, Snapshot
 from rewarm_trainer import marks
 from rewarm_trainer.order import Phase
 from rewarm_trainer.phases import PhasedMixture, planned_log, requested_ratio

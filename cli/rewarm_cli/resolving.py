@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import RewarmError
-from rewarm_api.snapshot import EvaluationSet, Pins, Role, Snapshot, Source
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import EvaluationSet, Role, Snapshot, Source
 from rewarm_trainer.corpus.readers import Broken, BrokenFile, Fields
 from rewarm_trainer.corpus.selection import BYTES_PER_TOKEN, Rule
 from rewarm_trainer.resolution import ASSUMED, POWER, Documents, Spread, resolution

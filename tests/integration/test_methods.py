@@ -160,7 +160,7 @@ def test_epochs_two_corpora_by_weight_and_replay_of_what_the_trunk_saw(world: Wo
 def check_replayed_rows(world: World) -> None:
     """Every row that the run replayed is one that the trunk trained on, found in the trunk's own order."""
     from rewarm_trainer.from_run import earlier_sources
-    from rewarm_trainer.session import Run
+    from rewarm_trainer.prepared_run import Run
     from rewarm_trainer.workdir import WorkFolder
     from rewarm_trainer.worker import open_run
 

@@ -14,7 +14,7 @@ import pytest
 from pods import PodRun
 from rewarm_world import World
 
-from rewarm_api.snapshot import Pins
+from rewarm_api.pins import Pins
 from rewarm_trainer.pod_settings import experiment_digest
 
 STEPS = 40

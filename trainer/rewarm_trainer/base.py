@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import Pins, Plan, SegmentKind, Snapshot, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Plan, SegmentKind, Snapshot
 from rewarm_trainer import branch
 from rewarm_trainer.checkpoint import Checkpoint, finished_of, open_checkpoints
 from rewarm_trainer.claims import claim_path

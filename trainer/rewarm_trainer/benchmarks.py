@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import Benchmark, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.snapshot import Benchmark
 from rewarm_trainer.answering import Answerer
 from rewarm_trainer.files import write_json
 from rewarm_trainer.items import Mark, Task, TaskForm, best_form, selection_of

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import Pins, Plan, SegmentKind, Snapshot, SourcePin
+from rewarm_api.pins import Pins, SourcePin
+from rewarm_api.snapshot import Plan, SegmentKind, Snapshot
 from rewarm_trainer.checkpoint import MANIFEST, Checkpoint, sha256_of
 from rewarm_trainer.files import publish_folder
 from rewarm_trainer.schedule import learning_rate

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rewarm_api.snapshot import Pins, Role, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Role, Snapshot
 from rewarm_trainer.chain import Cell, Chain, Column
 from rewarm_trainer.lineage import Lineage, read_lineage
 from rewarm_trainer.workdir import WorkFolder

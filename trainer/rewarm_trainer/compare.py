@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer import statistics
 from rewarm_trainer.compare_tasks import compare_benchmarks
 from rewarm_trainer.workdir import WorkFolder, read_snapshot

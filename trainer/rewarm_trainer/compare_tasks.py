@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import Pins
+from rewarm_api.pins import Pins
 from rewarm_trainer.task_answers import TaskAnswers, benchmark_json, common, judged
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 

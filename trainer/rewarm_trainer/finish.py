@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rewarm_api.snapshot import Group, Pins, Role, Snapshot, SourcePin
+from rewarm_api.pins import Pins, SourcePin
+from rewarm_api.snapshot import Group, Role, Snapshot
 from rewarm_trainer import forgetting, gates, statistics, task_answers
 from rewarm_trainer.breakdown import breakdown
 from rewarm_trainer.chain_report import chain_of

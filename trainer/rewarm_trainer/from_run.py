@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import Group, Pins, Snapshot, SourcePin
+from rewarm_api.pins import Pins, SourcePin
+from rewarm_api.snapshot import Group, Snapshot
 from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.checkpoint import manifest_root, open_checkpoints

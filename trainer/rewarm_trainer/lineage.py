@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, RewarmError
-from rewarm_api.snapshot import Inherited, Pins, SetPin, Snapshot
+from rewarm_api.pins import Inherited, Pins, SetPin
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.checkpoint import manifest_root
 from rewarm_trainer.corpus.prepare import Prepared, shared_cache

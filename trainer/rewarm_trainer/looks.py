@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import Role, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.snapshot import Role
 from rewarm_trainer import evaluation, flips, forgetting, statistics
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rewarm_api.pins import Pins
 from rewarm_api.quantity import format_tokens
-from rewarm_api.snapshot import Group, Pins, Snapshot
+from rewarm_api.snapshot import Group, Snapshot
 from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.report_html import describe_base, describe_schedule
 

@@ -86,7 +86,7 @@ def write_last_words(pod: Pod, ending: Ending, pins: PinsSummary | None) -> None
 
 def tags_of(pod: Pod) -> dict[str, str]:
     """Lineage of the model version, where there is a report: what is too long for a message is left to the trainer."""
-    from rewarm_api.snapshot import Pins
+    from rewarm_api.pins import Pins
     from rewarm_trainer.registration import lineage
 
     work = WorkFolder(pod.work)

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
+from rewarm_api.pins import Pins
 from rewarm_api.reported import PinsSummary, SourceCount
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.addresses import cache_uri, checkpoints_uri, join
 from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.prepare import shared_cache

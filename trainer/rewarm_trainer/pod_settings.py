@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import Pins, Snapshot, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.addresses import checkpoints_uri
 
 LINGER_SECONDS = 60.0

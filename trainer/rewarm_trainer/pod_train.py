@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from rewarm_api.errors import DependencyError, MissingInputError
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.addresses import cache_uri
 from rewarm_trainer.base import locate
 from rewarm_trainer.corpus.prepare import shared_cache

@@ -24,10 +24,11 @@ from rewarm_trainer.addresses import checkpoints_uri
 from rewarm_trainer.endings import INTERNAL, STOPPED, Ending, write_ending
 from rewarm_trainer.exporter import Exporter, ProcessExporter
 from rewarm_trainer.pod_settings import Pod
+from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import open_tracker
 from rewarm_trainer.reporter import Reporter, Server, moment
-from rewarm_trainer.session import Run, Session
+from rewarm_trainer.session import Session
 from rewarm_trainer.signals import StopRequest, die_with
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.stored import StoredRun

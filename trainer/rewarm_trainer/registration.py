@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.chain_report import metrics_of
 from rewarm_trainer.finish import publish
 from rewarm_trainer.tracking import Tracker, Untracked

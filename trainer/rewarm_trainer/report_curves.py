@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.snapshot import Group, Pins, PlannedPhase, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Group, PlannedPhase, Snapshot
 from rewarm_trainer import charts
 from rewarm_trainer.charts import Band, Bracket, Chart, Line, Pair, Rule
 from rewarm_trainer.findings import signed

@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewarm_api.pins import Pins
 from rewarm_api.quantity import format_tokens
-from rewarm_api.snapshot import Group, Pins, Snapshot
+from rewarm_api.snapshot import Group, Snapshot
 from rewarm_trainer import benchmark_view, charts
 from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.heat_map import heat_map

@@ -19,9 +19,10 @@ from typing import Any
 from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import ManifestError, Problem, RewarmError
 from rewarm_api.phase_plan import mean_ratio
+from rewarm_api.pins import Pins
 from rewarm_api.resolve import resolve
 from rewarm_api.run import ContinualRun
-from rewarm_api.snapshot import CitedStudy, Pins, Snapshot
+from rewarm_api.snapshot import CitedStudy, Snapshot
 from rewarm_api.validate import validate
 from rewarm_trainer.experiment import changes, processes_problem
 from rewarm_trainer.files import write_bytes, write_json

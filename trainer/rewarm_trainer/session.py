@@ -7,48 +7,39 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
-from rewarm_api.snapshot import Group, Pins, Plan, Snapshot
+from rewarm_api.snapshot import Group
 from rewarm_trainer import harness, lora
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
 from rewarm_trainer.answering import Answerer
-from rewarm_trainer.ascending import Ascending
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.benchmarks import Benchmarks
-from rewarm_trainer.branch import carried
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
-from rewarm_trainer.corpus.scores import open_scores, row_scores
 from rewarm_trainer.corpus.sets import largest_id, open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.experiment import processes_problem
-from rewarm_trainer.from_run import earlier_sources, order_of
+from rewarm_trainer.from_run import earlier_sources
 from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments, weights_of
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
-from rewarm_trainer.order import Order, Phase
-from rewarm_trainer.phases import beginning, opening
+from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.sample_weights import Weighting
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Updater, micro_batch_rows
-from rewarm_trainer.workdir import WorkFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,54 +48,6 @@ if TYPE_CHECKING:
 EVALUATION_BATCH_TOKENS = 8192
 PATIENCE = timedelta(hours=2)
 """How long ranks wait for each other: one may have to bring a large checkpoint to or from a far store."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A prepared run: its folder, snapshot and pins."""
-
-    work: WorkFolder
-    snapshot: Snapshot
-    pins: Pins
-    cache: Path
-
-    @property
-    def plan(self) -> Plan:
-        return self.pins.plan
-
-    @property
-    def experiment(self) -> str:
-        return self.snapshot.digest
-
-    def new_order(self, phases: list[Phase]) -> Order:
-        return order_of(self.snapshot, self.pins, phases, self.ascending)
-
-    @cached_property
-    def ascending(self) -> Ascending | None:
-        """Orders by score, where a phase asks for one."""
-        length = self.snapshot.training.sequence_length
-
-        def read(source: str, column: str) -> NDArray[np.float64]:
-            pin = self.pins.sources[source]
-            shards = open_source(folder_of(pin.prepared, "sources", self.cache), source, length)
-            return row_scores(shards, open_scores(pin.scores[column], self.cache))
-
-        return Ascending(read) if any(phase.order_by for phase in self.plan.phases) else None
-
-    def beginning(self, log: Sequence[Phase], step: int) -> Phase | None:
-        """The planned phase that begins after `step` updates and is not in the log yet."""
-        return beginning(self.plan, log, step, self.snapshot.replay.ratio)
-
-    def first_state(self) -> TrainState:
-        state = TrainState(experiment=self.experiment, seed=self.snapshot.training.seed)
-        taken = carried(self.pins.base_model, self.pins.sources, state.seed)
-        order = self.new_order([opening(self.plan, self.snapshot.replay.ratio, taken)])
-        state.advance(order, self.plan, 0)
-        state.sources = {
-            name: {"prepared": pin.prepared, "digest": pin.digest, "rows": pin.rows}
-            for name, pin in self.pins.sources.items()
-        }
-        return state
 
 
 def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:

@@ -14,7 +14,8 @@ from rewarm_trainer.state import TrainState
 if TYPE_CHECKING:
     from rewarm_trainer.exporter import Exporter
     from rewarm_trainer.loop import Judge, Keeper
-    from rewarm_trainer.session import Run, Session
+    from rewarm_trainer.prepared_run import Run
+    from rewarm_trainer.session import Session
     from rewarm_trainer.tracking import Tracker
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import MissingInputError, Preempted, RewarmError
-from rewarm_api.snapshot import Pins
+from rewarm_api.pins import Pins
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
 from rewarm_trainer.controllers.conduct import Conductor, look_every
 from rewarm_trainer.finish import facts_of, publish
@@ -23,12 +23,13 @@ from rewarm_trainer.listener import Listener
 from rewarm_trainer.looks import Looks
 from rewarm_trainer.loop import Loop
 from rewarm_trainer.phases import requested_ratio
+from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.serving import ask_serving
-from rewarm_trainer.session import Run, Session
+from rewarm_trainer.session import Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
 from rewarm_trainer.study.citation import check_size
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from rewarm_api.pins import Pins, SetPin
 from rewarm_api.resolve import resolve
-from rewarm_api.snapshot import Pins, SetPin
 from rewarm_api.validate import validate
 from rewarm_trainer.files import write_json
 from rewarm_trainer.workdir import WorkFolder, write_snapshot

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.report import CheckpointFacts, Facts, Look, Loss, SetFacts
 from rewarm_trainer.runlog import Attempt
 

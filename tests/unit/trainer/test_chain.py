@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewarm_api.snapshot import Inherited, Role
+from rewarm_api.pins import Inherited
+from rewarm_api.snapshot import Role
 from rewarm_trainer.chain import Cell, Chain, Column
 from rewarm_trainer.heat_map import heat_map
 from rewarm_trainer.lineage import free_name

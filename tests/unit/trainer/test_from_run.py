@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError
+from rewarm_api.pins import Pins
 from rewarm_api.resolve import resolve
-from rewarm_api.snapshot import Pins, Snapshot
+from rewarm_api.snapshot import Snapshot
 from rewarm_api.validate import validate
 from rewarm_trainer.checkpoint import STATE, Checkpoints
 from rewarm_trainer.corpus.prepare import prepare

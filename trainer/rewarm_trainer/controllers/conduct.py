@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from rewarm_api.controller_rules import share
+from rewarm_api.pins import Pins
 from rewarm_api.quantity import parse_length
-from rewarm_api.snapshot import Group, Pins, Plan, Role, Snapshot
+from rewarm_api.snapshot import Group, Plan, Role, Snapshot
 from rewarm_trainer.controllers.domain_discrepancy import DomainDiscrepancy
 from rewarm_trainer.controllers.forgetting_budget import REASON as BUDGET
 from rewarm_trainer.controllers.forgetting_budget import ForgettingBudget

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 from rewarm_api.errors import DataError, DependencyError, MissingInputError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.corpus.inputs import WILDCARDS, InputFile, expand_local
 from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Document, Fields
 

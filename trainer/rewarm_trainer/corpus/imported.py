@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_api.snapshot import Source, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.snapshot import Source
 from rewarm_trainer.corpus.fetch import content_digest, fetched
 from rewarm_trainer.corpus.inputs import InputFile, expand
 from rewarm_trainer.corpus.scan import Progress

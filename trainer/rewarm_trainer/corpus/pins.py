@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import Group, Pins, Plan, SetPin, Snapshot, SourcePin
+from rewarm_api.pins import Pins, SetPin, SourcePin
+from rewarm_api.snapshot import Group, Plan, Snapshot
 from rewarm_trainer.corpus.scan import SourceScan
 from rewarm_trainer.corpus.sets import open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import EvaluationSet, Format, Group, Pins, Snapshot, Source, SourcePin
+from rewarm_api.pins import Pins, SourcePin
+from rewarm_api.snapshot import EvaluationSet, Format, Group, Snapshot, Source
 from rewarm_trainer.corpus.imported import import_tokens
 from rewarm_trainer.corpus.inputs import expand, with_formats
 from rewarm_trainer.corpus.mirror import Mirror

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.records import TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rewarm_api.errors import ManifestError, Problem
-from rewarm_api.snapshot import Snapshot, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.snapshot import Snapshot
 from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.records import TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.corpus import pool
 from rewarm_trainer.corpus.fetch import content_digest, documents_of
 from rewarm_trainer.corpus.inputs import InputFile

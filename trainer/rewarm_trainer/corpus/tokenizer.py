@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.files import write_bytes, write_json
 
 END_OF_TEXT = "<|endoftext|>"

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
+from rewarm_api.frozen import digest_of
 from rewarm_api.quantity import parse_percent
-from rewarm_api.snapshot import Role, digest_of
+from rewarm_api.snapshot import Role
 from rewarm_trainer.files import finite
 from rewarm_trainer.laws.answers import Study, best_for_corpus, crossing, largest_share, predicted_loss
 from rewarm_trainer.laws.hull import ExtrapolationError, Hull

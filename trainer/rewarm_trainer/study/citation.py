@@ -12,9 +12,11 @@ from typing import Any
 
 from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
+from rewarm_api.frozen import digest_of
+from rewarm_api.pins import Pins
 from rewarm_api.quantity import parse_percent
 from rewarm_api.run import ContinualRun
-from rewarm_api.snapshot import CitedStudy, Pins, Snapshot, digest_of
+from rewarm_api.snapshot import CitedStudy, Snapshot
 from rewarm_trainer.laws.answers import largest_share
 from rewarm_trainer.laws.hull import ExtrapolationError
 from rewarm_trainer.study.artefact import laws_of, load_artefact

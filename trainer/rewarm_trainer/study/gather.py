@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewarm_api.errors import DataError, ManifestError, Problem
-from rewarm_api.snapshot import Group, Pins, Role, SegmentKind, Snapshot, digest_of
+from rewarm_api.frozen import digest_of
+from rewarm_api.pins import Pins
+from rewarm_api.snapshot import Group, Role, SegmentKind, Snapshot
 from rewarm_api.study_runs import ChildRun
 from rewarm_trainer.laws.critical import Critical, Curve, find_critical
 from rewarm_trainer.laws.sets import Measurement

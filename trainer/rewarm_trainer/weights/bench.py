@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rewarm_api.snapshot import Pins
+from rewarm_api.pins import Pins
 from rewarm_trainer import statistics
 from rewarm_trainer.compare import scorer_of
 from rewarm_trainer.corpus.sets import open_set

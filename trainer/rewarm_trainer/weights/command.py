@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
-from rewarm_api.snapshot import Pins
+from rewarm_api.pins import Pins
 from rewarm_trainer.checkpoint import folder_name, manifest_root, open_checkpoints
 from rewarm_trainer.export import choose, export_type
 from rewarm_trainer.weights import recipes, steps

@@ -19,7 +19,8 @@ from rewarm_api.errors import DataError
 from rewarm_trainer.checkpoint import STATE, Checkpoint, Checkpoints, folder_name, manifest_root, write_json_file
 from rewarm_trainer.evaluation import Scores
 from rewarm_trainer.looks import Looks
-from rewarm_trainer.session import Run, Session
+from rewarm_trainer.prepared_run import Run
+from rewarm_trainer.session import Session
 from rewarm_trainer.weights.fit import check_fit
 from rewarm_trainer.weights.merge import lineage_of, write_model
 from rewarm_trainer.weights.named import folder_of_base, locate_named

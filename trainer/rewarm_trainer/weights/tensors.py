@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from rewarm_api.errors import DataError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.base import folder_digest, weight_files
 from rewarm_trainer.corpus.tokenizer import FILES, load_by_transformers, load_plain
 from rewarm_trainer.files import disk_errors

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, RewarmError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle, train_tokenizer
 
 

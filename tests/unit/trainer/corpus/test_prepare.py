@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rewarm_api.errors import DataError, ManifestError
-from rewarm_api.snapshot import digest_of
+from rewarm_api.frozen import digest_of
 from rewarm_trainer.corpus.prepare import check_embedding
 from rewarm_trainer.corpus.sets import open_set
 from rewarm_trainer.corpus.shards import Index, verify

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError
+from rewarm_api.frozen import digest_of
+from rewarm_api.pins import Pins
 from rewarm_api.resolve import resolve
-from rewarm_api.snapshot import Pins, Snapshot, digest_of
+from rewarm_api.snapshot import Snapshot
 from rewarm_api.validate import validate
 from rewarm_trainer.experiment import changes
 from rewarm_trainer.laws.cmr import PowerLaw
