@@ -1,4 +1,4 @@
-"""The snapshot: one run, resolved once, with nothing left to default. With the pins (pins.py) it alone drives a trainer.
+"""The snapshot: one run, resolved once, with nothing left to default. It and the pins (pins.py) drive a trainer alone.
 
 Neither is ever recomputed once written. Names in JSON are those of the manifest.
 """
