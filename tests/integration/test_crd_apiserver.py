@@ -125,7 +125,6 @@ def test_these_are_accepted_by_the_server_and_by_validation(api, run, name):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name with dots": ({"metadata.name": "a.b"}, "host names derive from it"),
     "an unknown field": ({"spec.training.sequnceLength": "5"}, "sequnceLength"),
-    "a field of a later release": ({"spec.phases": "[]"}, "phases"),
     "a ratio beyond one": ({"spec.replay": "{ratio: 1.2}"}, "spec.replay.ratio"),
     "a ratio of one": ({"spec.replay": "{ratio: 1, sources: [{name: g, uri: s3://c/g}]}"}, "spec.replay.ratio"),
     "replay of nothing": ({"spec.replay": "{ratio: 0.5}"}, "add sources to replay, or set ratio to 0"),
