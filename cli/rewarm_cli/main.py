@@ -122,7 +122,7 @@ def study(
 ) -> None:
     """Try mixtures on a grid, and fit the law that says which one to take.
 
-    Started again it goes on where it was stopped; a finished study answers at once.
+    Started again it goes on where it was stopped; a finished study trains nothing more.
     """
     from rewarm_cli import study as command
 

@@ -36,7 +36,7 @@ def execute(
     artefact = run_study(checked.study, path, folder)
     asked: list[Any] = []
     if places:
-        laws = laws_of(artefact)
+        laws = laws_of(artefact, [tokens for _, tokens in places])
         for ratio, tokens in places:
             asked += predictions(laws, artefact, ratio, tokens, extrapolate)
     warn(artefact["warnings"])

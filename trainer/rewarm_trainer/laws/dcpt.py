@@ -108,7 +108,7 @@ def refit_dcpt(law: DcptLaw, points: Points, rows: np.ndarray) -> list[DcptLaw]:
     laws = []
     for row in rows:
         form = _Form(replace(points, losses=np.maximum(row, _TINY)))
-        laws.append(form.polished([form.packed(law)], evaluations=30))
+        laws.append(form.polished([form.packed(law)], evaluations=20, precision=1e-7))
     return laws
 
 
@@ -194,9 +194,16 @@ class _Form:
     def cost(self, x: np.ndarray) -> float:
         return float(np.sum(np.abs(self.residuals(x))))
 
-    def polished(self, starts: Sequence[np.ndarray], *, evaluations: int) -> DcptLaw:
-        bounds = (self.low, self.high)
-        best = best_of(self.residuals, starts, bounds, delta=HUBER_DELTA, evaluations=evaluations, slopes=self.slopes)
+    def polished(self, starts: Sequence[np.ndarray], *, evaluations: int, precision: float = 1e-12) -> DcptLaw:
+        best = best_of(
+            self.residuals,
+            starts,
+            (self.low, self.high),
+            delta=HUBER_DELTA,
+            evaluations=evaluations,
+            slopes=self.slopes,
+            precision=precision,
+        )
         return self.law(best)
 
 

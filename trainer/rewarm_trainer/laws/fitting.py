@@ -76,6 +76,7 @@ def best_of(
     delta: float | None,
     evaluations: int = 2000,
     slopes: Callable[[np.ndarray], np.ndarray] | None = None,
+    precision: float = 1e-12,
 ) -> np.ndarray:
     """The parameters with the lowest loss over local fits from all starts: Huber's with `delta`, else squares.
     `slopes`: derivatives of the residuals [n, p]; else by differences.
@@ -96,9 +97,9 @@ def best_of(
             loss="linear" if delta is None else "huber",
             f_scale=1.0 if delta is None else delta,
             x_scale="jac",
-            xtol=1e-12,
-            ftol=1e-12,
-            gtol=1e-12,
+            xtol=precision,
+            ftol=precision,
+            gtol=precision,
             max_nfev=evaluations,
         )
         if found.cost < lowest:

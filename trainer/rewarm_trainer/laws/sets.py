@@ -110,8 +110,13 @@ def fit_set(
     baseline: Mapping[int, float],
     measured: Sequence[Measurement],
     held_out: Sequence[Measurement],
+    *,
+    surface: bool = True,
 ) -> SetLaws:
-    """All laws that the measurements carry. `held_out` ones are never fitted, only predicted."""
+    """All laws that the measurements carry. `held_out` ones are never fitted, only predicted.
+
+    Without `surface` no D-CPT law: it takes most of the time, and measured budgets do without it.
+    """
     by_place = {}
     for place in sorted({(item.parameters, item.tokens) for item in measured if item.final}):
         own = [item for item in measured if item.final and (item.parameters, item.tokens) == place]
@@ -119,7 +124,7 @@ def fit_set(
         if len({item.share for item in own}) >= 3:
             by_place[place] = _ratio_law(own, kept)
     laws = SetLaws(name, role, baseline, by_place, None)
-    if len({item.tokens for item in measured}) < 2 or len({item.share for item in measured}) < 3:
+    if not surface or len({item.tokens for item in measured}) < 2 or len({item.share for item in measured}) < 3:
         return laws
     return SetLaws(name, role, baseline, by_place, _surface(laws, measured, held_out))
 

@@ -84,9 +84,12 @@ def _run(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def laws_of(facts: Mapping[str, Any]) -> Study:
-    """The laws, fitted to the measurements in the artefact: the same ones each time."""
-    sets = {name: _laws(name, value) for name, value in facts["sets"].items()}
+def laws_of(facts: Mapping[str, Any], tokens: Sequence[int] | None = None) -> Study:
+    """The laws, fitted to the measurements in the artefact: the same ones each time. With `tokens`, those that these
+    budgets need."""
+    ends = {run["tokens"] for run in facts["runs"]}
+    surface = tokens is None or not ends.issuperset(tokens)
+    sets = {name: _laws(name, value, surface) for name, value in facts["sets"].items()}
     points = [point for value in facts["sets"].values() for point in value["fitted"]]
 
     def span(key: str) -> tuple[float, float]:
@@ -95,10 +98,10 @@ def laws_of(facts: Mapping[str, Any]) -> Study:
     return Study(sets, Hull(span("share"), span("tokens"), span("parameters")))
 
 
-def _laws(name: str, value: Mapping[str, Any]) -> SetLaws:
+def _laws(name: str, value: Mapping[str, Any], surface: bool) -> SetLaws:
     rows = [[Measurement(**point) for point in value[key]] for key in ("fitted", "held_out")]
     baseline = {item["parameters"]: item["loss"] for item in value["baseline"]}
-    return fit_set(name, Role(value["role"]), baseline, *rows)
+    return fit_set(name, Role(value["role"]), baseline, *rows, surface=surface)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def cite(run: ContinualRun, root: Path, stored: Snapshot | None = None) -> Cited
     tokens = -(-run.spec.budget.tokens // batch) * batch
     try:
         answer = largest_share(
-            laws_of(artefact),
+            laws_of(artefact, [tokens]),
             float(parse_percent(tolerance)) / 100,
             tokens,
             model["parameters"],

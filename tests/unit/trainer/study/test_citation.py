@@ -44,6 +44,7 @@ def artefact(models=("",), tokens=(TOKENS,)) -> dict[str, Any]:
         "recipe": "r",
         "corpora": CORPORA,
         "models": [{"name": model, "parameters": SIZE * (number + 1)} for number, model in enumerate(models)],
+        "runs": [{"tokens": count} for count in tokens],
         "sets": {
             "old": {"role": "Retained", "baseline": baseline, "fitted": points(OLD), "held_out": []},
             "new": {"role": "New", "baseline": baseline, "fitted": points(NEW), "held_out": []},
