@@ -118,7 +118,7 @@ def phase_rates_have_a_curve(spec: Any) -> Iterator[Problem]:
             )
 
 
-@rule("phases", "corpus.sources", "gates.onForgetting")
+@rule("phases", "corpus.sources", "gates.onForgetting", "replay.adaptive", "mixture")
 def an_ascending_order_has_scores_and_a_plan(spec: Any) -> Iterator[Problem]:
     for path, phase in present(spec):
         if phase.order != "Ascending":
@@ -137,13 +137,23 @@ def an_ascending_order_has_scores_and_a_plan(spec: Any) -> Iterator[Problem]:
                     "sources with a column of scores: Parquet or JsonLines",
                     "score the documents of that source, or use Shuffled",
                 )
-        if spec.gates is not None and spec.gates.on_forgetting == "RaiseReplay":
+        for mover, mend in _movers(spec):
             yield Problem(
                 f"{path}.order",
-                "Ascending with gates.onForgetting RaiseReplay",
+                f"Ascending with {mover}",
                 "an order that nothing changes on the way: with more replay the best rows would never be reached",
-                "use Shuffled, or onForgetting: Warn",
+                f"use Shuffled, or {mend}",
             )
+
+
+def _movers(spec: Any) -> Iterator[tuple[str, str]]:
+    """What changes the mixture during training, and how it is turned off."""
+    if spec.gates is not None and spec.gates.on_forgetting == "RaiseReplay":
+        yield "gates.onForgetting RaiseReplay", "onForgetting: Warn"
+    if spec.replay is not None and spec.replay.adaptive is not None:
+        yield "replay.adaptive", "remove adaptive"
+    if spec.mixture is not None:
+        yield "mixture", "remove mixture"
 
 
 @rule("phases", "budget.tokens", "budget.epochs", "training.globalBatchTokens")

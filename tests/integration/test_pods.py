@@ -266,6 +266,7 @@ def test_a_run_goes_on_from_another_by_name(world: World, whole: PodRun) -> None
     assert pins.base_model["resolved"] == {"name": "whole", "checkpoint": STEPS}
     assert pins.base_model["uid"] == json.loads((whole.stored / "run" / "snapshot.json").read_text())["uid"]
     assert set(pins.sources) == {"code", "whole-code", "general"}
+    assert "general" in pins.sets, sorted(pins.sets)
     inherited = pins.sets["general"].inherited
     assert inherited
     assert (inherited.run, inherited.name) == ("whole", "general")

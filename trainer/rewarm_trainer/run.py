@@ -197,9 +197,8 @@ def prepare_run(
     log.close()
     link_corpora(work, {**prepared.source_folders, **{f"{n}.held-out": f for n, f in prepared.set_folders.items()}})
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
-    found = pins or prepared.pins.model_copy(update={"teacher": teacher and teacher.pin})
     if pins is None:
-        found = found.model_copy(update={"finish": pins_of(named)})
+        found = found.model_copy(update={"teacher": teacher and teacher.pin, "finish": pins_of(named)})
         write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 

@@ -138,7 +138,8 @@ def _chain(chain: Mapping[str, Any]) -> str:
 
 
 def _loss(value: Mapping[str, Any], name: str = "loss") -> str:
-    return "–" if value[name] is None else f"{value[name]:.4f}"
+    found = value.get(name)
+    return "–" if found is None else f"{found:.4f}"
 
 
 def _gap(gap: Mapping[str, Any]) -> str:

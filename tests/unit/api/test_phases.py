@@ -229,3 +229,13 @@ def test_an_ascending_order_under_a_steep_decay_is_warned_about(
     found = check({**ASCENDING, "spec.schedule": schedule, "spec.phases": phases})
     assert found.valid
     assert [words in warning for warning in found.warnings] == ([True] if words else [])
+
+
+def test_nothing_moves_the_mixture_under_an_ascending_order(check):
+    phases = "[{name: all, share: 100%, order: Ascending}]"
+    adaptive = "{forgettingBudget: 0.02, minimum: 5%, maximum: 50%}"
+    source = "{name: general, uri: g.jsonl, license: MIT}"
+    replay = f"{{ratio: 0.25, sources: [{source}], adaptive: {adaptive}}}"
+    corpus = "{sources: [{name: a, uri: a.jsonl, license: MIT}]}"
+    (problem,) = check({"spec.corpus": corpus, "spec.phases": phases, "spec.replay": replay}).problems
+    assert (problem.field, problem.found) == ("spec.phases[0].order", "Ascending with replay.adaptive")

@@ -1,6 +1,6 @@
 """Which texts a prepared source trains on, beside its shards: so that a later run can ask what its base has seen.
 
-`texts.bin` holds the first 8 bytes of the sha256 of each training document, sorted. Among a thousand million of them
+`texts.hashes` holds the first 8 bytes of the sha256 of each training document, sorted. Among a thousand million of them
 one of a thousand other texts is found by mistake once in 20 million questions.
 """
 
@@ -15,11 +15,11 @@ from rewarm_trainer.corpus.records import TRAIN
 from rewarm_trainer.corpus.scan import SourceScan
 from rewarm_trainer.files import write_bytes
 
-TEXTS = "texts.bin"
+TEXTS = "texts.hashes"
 
 
 def write_texts(scan: SourceScan, folder: Path) -> None:
-    """Write `texts.bin` of a source's training documents, unless it is there."""
+    """Write `texts.hashes` of a source's training documents, unless it is there."""
     if (folder / TEXTS).exists():
         return
     mask = scan.mask()
@@ -29,7 +29,7 @@ def write_texts(scan: SourceScan, folder: Path) -> None:
 
 
 def count_seen(texts: Path, hashes: Iterable[str]) -> int:
-    """How many documents, by the sha256 of their text in hex, a `texts.bin` holds."""
+    """How many documents, by the sha256 of their text in hex, a `texts.hashes` holds."""
     asked = np.array(sorted({int(digest[:16], 16) for digest in hashes}), dtype="<u8")
     if not len(asked) or not texts.stat().st_size:
         return 0
