@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -48,6 +49,15 @@ _VALUE_LIMIT = 5000  # characters; MLflow takes 6000 in params, 8000 in tags
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", _EXISTS}
+
+
+_LOADING = threading.Lock()
+
+
+def load_mlflow() -> None:
+    """Import MLflow whole. Two threads that begin its import at once would each find the other's half of it."""
+    with _LOADING:
+        import mlflow  # noqa: F401
 
 
 class Tracker:
@@ -213,6 +223,7 @@ class MlflowServer:
     @property
     def client(self) -> MlflowClient:
         if self._client is None:
+            load_mlflow()
             from mlflow.tracking import MlflowClient
 
             for chatty in ("mlflow", "alembic"):
@@ -336,6 +347,7 @@ def make_database(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or "?" in uri or not path.name or path.exists():
         return
+    load_mlflow()
     from mlflow.tracking import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,6 +378,7 @@ def model_source(uri: str, model: str, alias: str | None, version: str | None) -
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    load_mlflow()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
