@@ -25,7 +25,7 @@ FROM base AS code
 COPY requirements/build.txt /tmp/requirements/
 RUN --mount=type=bind,source=requirements,target=/requirements \
     if [ -d /requirements/wheels ]; then from="--no-index --find-links /requirements/wheels"; else from=""; fi; \
-    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --require-hashes $from \
+    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --require-hashes $from \
     -r /tmp/requirements/build.txt
 COPY pyproject.toml README.md LICENSE /source/
 COPY api /source/api
@@ -39,7 +39,7 @@ FROM base AS operator-dependencies
 COPY requirements/operator.txt /tmp/requirements/
 RUN --mount=type=bind,source=requirements,target=/requirements \
     if [ -d /requirements/wheels ]; then from="--no-index --find-links /requirements/wheels"; else from=""; fi; \
-    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --require-hashes $from \
+    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --require-hashes $from \
     -r /tmp/requirements/operator.txt
 
 FROM operator-dependencies AS operator
@@ -67,7 +67,7 @@ RUN if [ -n "${COMPILER}" ]; then \
 COPY requirements/trainer.txt /tmp/requirements/
 RUN --mount=type=bind,source=requirements,target=/requirements \
     if [ -d /requirements/wheels ]; then from="--no-index --find-links /requirements/wheels"; else from=""; fi; \
-    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --require-hashes $from \
+    python3 -m pip --python /opt/rewarm/bin/python install --no-cache-dir --no-deps --require-hashes $from \
     -r /tmp/requirements/trainer.txt
 ENV HF_HOME=/var/lib/rewarm/hugging-face \
     HF_HUB_DISABLE_TELEMETRY=1 \
