@@ -117,11 +117,11 @@ def test_a_killed_run_does_not_ask_the_base_again(world: World, asked: dict[str,
     process.send_signal(signal.SIGKILL)
     process.communicate()
     shutil.rmtree(cache)
-    base = (folder / "state" / "benchmarks" / "base" / "python.json").stat()
+    base = (folder / "state" / "benchmarks" / "base" / "python.json").stat().st_mtime_ns
     done = world.run(manifest, "asked-killed")
     assert done.code == 0, done.err
     assert not cache.exists(), "asking the base leaves its answers there"
-    assert (folder / "state" / "benchmarks" / "base" / "python.json").stat() == base
+    assert (folder / "state" / "benchmarks" / "base" / "python.json").stat().st_mtime_ns == base
     assert world.report("asked-killed")["benchmarks"] == asked["benchmarks"]
 
 
@@ -166,3 +166,28 @@ def test_the_version_that_serves_is_compared_too(world: World, asked: dict[str, 
         assert flips["top1"]["baseline"] == one["sets"][name]["flips"]["top1"]["final"]
         assert flips["top1"]["final"] == two["sets"][name]["flips"]["top1"]["final"]
     assert "against champion (version 1)" in (world.root / "follows" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_model_is_the_one_that_is_asked(world: World, asked: dict[str, Any]) -> None:
+    """With `finish` the last checkpoint is not what is exported: tasks and flips are those of the finished model."""
+    finish = {"finish": [{"average": {"last": 3}}], "checkpoints": {"every": "10%", "keep": 5}}
+    done = world.run(world.manifest("asked-finished", **SHORT, **finish), "asked-finished", "--processes", "2")
+    assert done.code == 0, done.err
+    exported = world.rewarm("export", world.root / "asked-finished", world.root / "finished-model")
+    assert exported.code == 0, exported.err
+    report = world.report("asked-finished")
+    compared = world.rewarm("compare", world.root / "asked-finished", world.root / "finished-model", "-o", "json")
+    assert compared.code == 0, compared.err
+    line = compared.json["benchmarks"]["python"]["tasks"]["python_words"]
+    assert line["second"]["choice_loss"] == pytest.approx(line["first"]["choice_loss"], rel=1e-5)
+    assert line["flips"]["negative"]["mean"] == line["flips"]["positive"]["mean"] == 0
+    own = report["benchmarks"]["python"]["tasks"]["python_words"]["final"]
+    assert own["choice_loss"] == pytest.approx(line["first"]["choice_loss"])
+    final = answers(world, "asked-finished", "final")
+    assert final["items"] != answers(world, "asked", "final")["items"], "an average is not the last checkpoint"
+    assert report["gates"][0]["value"] == report["benchmarks"]["python"]["negative_flips"]["mean"]
+    for name in ("code", "general"):
+        flips = compared.json["sets"][name]["flips"]
+        assert flips["negative"]["mean"] == flips["positive"]["mean"] == 0
+        assert report["sets"][name]["flips"]["top1"]["final"] == flips["top1"]["final"]

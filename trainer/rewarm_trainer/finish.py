@@ -155,7 +155,8 @@ def facts_of(
     length = snapshot.training.sequence_length
     replayed = state.replayed(_replayed(snapshot, pins))
     ended = outcome == "Succeeded"
-    sets, benchmarks = set_facts(state, snapshot, pins), benchmark_facts(state) if ended else {}
+    sets = set_facts(state, snapshot, pins)
+    benchmarks = (record.get("benchmarks", {}) if record else benchmark_facts(state)) if ended else {}
     if ended:
         chose = bool(record and record["selection"])
         sets = {name: replace(value, breakdown=_breakdown(work, name, chose)) for name, value in sets.items()}

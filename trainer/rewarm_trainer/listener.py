@@ -83,6 +83,7 @@ class Listener:
             metrics[f"finished/{name}/loss"] = line["final"]["loss"]
             metrics[f"finished/{name}/bits_per_byte"] = line["final"]["bits_per_byte"]
             metrics[f"finished/{name}/delta"] = line["delta"]["mean"]
+        metrics |= benchmark_metrics(record.get("benchmarks", {}))
         self.tracker.log(metrics, record["tokens"])
         self.progress.event(f"finished model committed to {record['checkpoint']['uri']}")
 
@@ -96,9 +97,7 @@ class Listener:
             if line.get("flips"):
                 metrics[f"eval/{name}/negative_flips"] = line["flips"]["negative"]["mean"]
                 metrics[f"eval/{name}/positive_flips"] = line["flips"]["positive"]["mean"]
-        for name, benchmark in record.get("benchmarks", {}).items():
-            for task, line in benchmark["tasks"].items():
-                metrics |= benchmark_metrics(f"benchmark/{name}/{task}", line)
+        metrics |= benchmark_metrics(record.get("benchmarks", {}))
         summary = {
             "forgetting/max": record["forgetting"]["max"],
             "forgetting/mean": record["forgetting"]["mean"],
@@ -113,7 +112,16 @@ class Listener:
         self.progress.evaluation(record)
 
 
-def benchmark_metrics(prefix: str, line: Mapping[str, Any]) -> dict[str, float]:
+def benchmark_metrics(benchmarks: Mapping[str, Any]) -> dict[str, float]:
+    """What benchmarks showed in one look, by `benchmark/NAME/TASK`."""
+    found: dict[str, float] = {}
+    for name, benchmark in benchmarks.items():
+        for task, line in benchmark["tasks"].items():
+            found |= _task_metrics(f"benchmark/{name}/{task}", line)
+    return found
+
+
+def _task_metrics(prefix: str, line: Mapping[str, Any]) -> dict[str, float]:
     """A task's line in a look: the base's answers alone, or the candidate's against them."""
     metrics = {f"{prefix}/accuracy": line.get("final", line)["accuracy"]}
     if "flips" in line:

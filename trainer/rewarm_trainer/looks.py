@@ -222,6 +222,10 @@ class Looks:
         """The untouched base on every document of a set."""
         return self._base[name]
 
+    def serving_of(self, name: str) -> Scores | None:
+        """The version that serves on every document of a set; None where there is none."""
+        return self._serving.get(name)
+
     def _score(self, name: str, count: int | None) -> Scores:
         return self._scorer.score(self.sets[name].documents, count, self.progress_of(name))
 

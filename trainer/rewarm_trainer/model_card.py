@@ -13,6 +13,7 @@ from typing import Any
 from rewarm_api.pins import Pins
 from rewarm_api.quantity import format_tokens
 from rewarm_api.snapshot import Group, Snapshot
+from rewarm_trainer import benchmark_view
 from rewarm_trainer.findings import change, signed, verdict_sentences
 from rewarm_trainer.report_html import describe_base, describe_schedule
 
@@ -95,6 +96,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         summary.append(f"Gain: {signed(gain['mean'])} on average over New sets.")
     if summary:
         parts.append(" ".join(summary) + " Losses are nats per token; a change below zero is better.")
+    if report.get("benchmarks"):
+        shown = benchmark_view.rows(report["benchmarks"], report.get("serving"))
+        parts.append(_table(benchmark_view.COLUMNS, [tuple(row.values()) for row in shown]))
     if report["gates"]:
         gates = [(gate["name"], f"{gate['limit']:g}", _sign(gate["value"]), gate["result"]) for gate in report["gates"]]
         parts.append(markdown_table(("gate", "limit", "measured", "result"), gates))
@@ -137,10 +141,11 @@ def _recipe(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None) ->
 
 
 def _limits(report: Mapping[str, Any]) -> str:
+    measured = "next-token loss and the tasks above were" if report.get("benchmarks") else "next-token loss was"
     lines = [
         "The intervals are over documents of these evaluation sets; other text may behave otherwise.",
         "They do not see seed noise: they judge this checkpoint, not the recipe.",
-        "Only next-token loss was measured: not instruction following, not safety, not bias, not facts.",
+        f"Only {measured} measured: not instruction following, not safety, not bias, not facts.",
     ]
     said = [remark[:1].upper() + remark[1:] for remark in report.get("remarks", ()) if "seed noise" not in remark]
     lines += [remark if remark.endswith(".") else f"{remark}." for remark in said]

@@ -14,6 +14,7 @@ from typing import Any
 
 from rewarm_api.errors import MissingInputError, Preempted, RewarmError
 from rewarm_api.pins import Pins
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.checkpoint import Checkpoints, manifest_root
 from rewarm_trainer.controllers.conduct import Conductor, look_every
 from rewarm_trainer.finish import facts_of, publish
@@ -136,7 +137,7 @@ class Worker:
             if benchmarks:
                 benchmarks.resume()
         if run.snapshot.finish and self._is_main:
-            self._finisher(looks).check()
+            self._finisher(looks, benchmarks).check()
         self._progress.start(run.snapshot, run.plan, self._state.step)
         if fresh:
             ask_serving(session, looks, benchmarks, self._keeper.warn)
@@ -153,12 +154,13 @@ class Worker:
         self._keeper.wait()
         if run.snapshot.finish:
             self._around.now("Finishing")
-            self._record = self._finisher(looks).run()
+            self._record = self._finisher(looks, benchmarks).run()
 
-    def _finisher(self, looks: Looks) -> Finisher:
+    def _finisher(self, looks: Looks, benchmarks: Benchmarks | None) -> Finisher:
         return Finisher(
             self.session,
             looks,
+            benchmarks,
             self._checkpoints,
             self._state.step,
             asked_to_stop=lambda: self._stop.asked,
@@ -179,7 +181,8 @@ class Worker:
             ceiling=replay_ceiling(run, replays),
             listen=self._listen,
             conductor=Conductor.of(run.snapshot, run.pins),
-            benchmarks=benchmarks,
+            # With `finish` the last checkpoint is not what is exported: the finished model is asked instead.
+            benchmarks=None if run.snapshot.finish else benchmarks,
         )
         return Loop(
             plan=run.plan,

@@ -10,6 +10,7 @@ import pytest
 
 from rewarm_trainer.benchmark_view import count, points, share
 from rewarm_trainer.listener import benchmark_metrics
+from rewarm_trainer.model_card import model_card
 from rewarm_trainer.report import build_report
 from rewarm_trainer.report_html import render_html
 from rewarm_trainer.runlog import Log
@@ -108,9 +109,17 @@ def test_a_set_with_flips_shows_them_on_the_page(example: Any) -> None:
     assert "Documents worse" not in render_html(build_report(example.facts), snapshot=None, pins=None, log=Log())
 
 
+def test_the_model_card_says_what_was_measured(report: dict[str, Any], example: Any) -> None:
+    card = model_card(report, example.snapshot, example.pins)
+    assert "| medqa | one | 200 | 50.0 % (plain) | 60.0 % (<quiz>) | +10.0 [+5.0, +15.0] |" in card
+    assert "Only next-token loss and the tasks above were measured" in card
+    plain = model_card(build_report(example.facts), example.snapshot, example.pins)
+    assert "Only next-token loss was measured" in plain
+
+
 def test_metrics_of_a_task_at_the_start_and_at_the_end() -> None:
-    assert benchmark_metrics("benchmark/a/b", model(0.25)) == {"benchmark/a/b/accuracy": 0.25}
-    assert benchmark_metrics("benchmark/a/b", line("Win")) == {
+    assert benchmark_metrics({"a": {"tasks": {"b": model(0.25)}}}) == {"benchmark/a/b/accuracy": 0.25}
+    assert benchmark_metrics({"a": {"tasks": {"b": line("Win")}}}) == {
         "benchmark/a/b/accuracy": 0.6,
         "benchmark/a/b/delta": 0.1,
         "benchmark/a/b/negative_flips": 0.02,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.checkpoint import STATE, Checkpoint, Checkpoints, folder_name, manifest_root, write_json_file
 from rewarm_trainer.evaluation import Scores
 from rewarm_trainer.looks import Looks
@@ -41,6 +42,7 @@ class Finisher:
         self,
         session: Session,
         looks: Looks,
+        benchmarks: Benchmarks | None,
         checkpoints: Checkpoints,
         step: int,
         *,
@@ -50,6 +52,7 @@ class Finisher:
     ) -> None:
         self._run: Run = session.run
         self._session, self._looks, self._checkpoints, self._step = session, looks, checkpoints, step
+        self._benchmarks = benchmarks
         self._alive, self._listen = alive, listen
         self._finished = Checkpoints.finished(
             self._run.work, self._run.snapshot.checkpoints.uri, manifest_root(self._run.work)
@@ -68,7 +71,7 @@ class Finisher:
         self._checkpoints.release_all()
         shutil.rmtree(self._folder, ignore_errors=True)
         tokens = self._step * self._run.plan.tokens_per_step
-        facts = {key: record[key] for key in ("sets", "checkpoint")}
+        facts = {key: record[key] for key in ("sets", "checkpoint", "benchmarks") if key in record}
         self._listen({"event": "finished", "step": self._step, "tokens": tokens, **facts})
         done: dict[str, Any] = self._taster.end(record)
         return done
@@ -84,6 +87,7 @@ class Finisher:
             rank=session.rank,
             world=session.world,
             asked_to_stop=self._asked_to_stop,
+            benchmarks=self._benchmarks,
         )
 
     def check(self) -> None:
@@ -184,6 +188,7 @@ class Finisher:
         """The verdict of both models on the same documents, none of which chose anything."""
         scores = self._taster.judge(plain(model))
         self._looks.write_documents(scores, "final")
+        tasks = self._taster.ask()
         choosing = chooses(self._run.snapshot.finish)
 
         def sets(of: dict[str, Scores]) -> dict[str, Any]:
@@ -193,6 +198,7 @@ class Finisher:
                     of[name],
                     str(chosen.role),
                     ~self._taster.masks[name] if choosing else None,
+                    self._looks.serving_of(name),
                 )
                 for name, chosen in self._looks.sets.items()
             }
@@ -202,5 +208,6 @@ class Finisher:
             "steps": lines,
             "selection": {name: int(mask.sum()) for name, mask in self._taster.masks.items()} if choosing else None,
             "sets": sets(scores),
+            "benchmarks": tasks,
             "raw": {"step": raw.step, "uri": raw.uri, "sha256": raw.sha256, "sets": sets(raw_scores)},
         }

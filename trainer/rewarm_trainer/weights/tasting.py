@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from rewarm_api.errors import DataError, Preempted
 from rewarm_api.snapshot import Role
+from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.looks import Looks, rounded_to
 from rewarm_trainer.weights.choice import selection
 from rewarm_trainer.weights.recipes import Recipe
 from rewarm_trainer.weights.tensors import pieces
 
-SELECT, JUDGE, END, STOP = "select", "judge", "end", "stop"
+SELECT, JUDGE, ASK, END, STOP = "select", "judge", "ask", "end", "stop"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Taster:
         rank: int,
         world: int,
         asked_to_stop: Callable[[], bool] = lambda: False,
+        benchmarks: Benchmarks | None = None,
     ) -> None:
-        self._model, self._weights, self._looks = model, weights, looks
+        self._model, self._weights, self._looks, self._benchmarks = model, weights, looks, benchmarks
         self._rank, self._world, self._asked_to_stop = rank, world, asked_to_stop
         self.masks = {name: selection(chosen.documents.hashes) for name, chosen in looks.sets.items()}
 
@@ -111,14 +113,25 @@ class Taster:
         """Every document of every set, on the weights as they will be exported."""
         return self._do(JUDGE, recipe)
 
+    def ask(self) -> dict[str, Any]:
+        """The benchmarks, of the model that was judged last."""
+        if self._benchmarks is None:
+            return {}
+        self._may_go_on()
+        self._tell((ASK, None))
+        return self._benchmarks.final(self._model)
+
     def end(self, result: Any) -> Any:
         """The others may go on; they get the result too."""
         return self._tell((END, result))[1]
 
-    def _do(self, what: str, recipe: Recipe) -> dict[str, Scores]:
+    def _may_go_on(self) -> None:
         if self._asked_to_stop():
             self._tell((STOP, None))
             raise Preempted("stopped while finishing, as asked; the same command goes on from the last checkpoint")
+
+    def _do(self, what: str, recipe: Recipe) -> dict[str, Scores]:
+        self._may_go_on()
         assert recipe.names
         self._tell((what, None))
         return self._perform(what, recipe)
@@ -133,6 +146,9 @@ class Taster:
                 return value
             if what == STOP:
                 raise Preempted("stopped while finishing, as asked")
+            if what == ASK and self._benchmarks is not None:
+                self._benchmarks.final(self._model)
+                continue
             self._perform(what, None)
 
     # --- all -----------------------------------------------------------------------------------------------------

@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 
 def part(scores: Scores, mask: NDArray[np.bool_]) -> Scores:
     """The documents of a mask."""
-    hashes = tuple(text for text, wanted in zip(scores.hashes, mask, strict=True) if wanted)
-    return replace(scores, hashes=hashes, nats=scores.nats[mask], labels=scores.labels[mask], bytes=scores.bytes[mask])
+    return scores.chosen(np.flatnonzero(mask).tolist())
 
 
-def judged(base: Scores, candidate: Scores, role: str, mask: NDArray[np.bool_] | None) -> dict[str, Any]:
-    """One set of one model: losses and paired delta, candidate minus base. `mask`: the documents that judge."""
+def judged(
+    base: Scores, candidate: Scores, role: str, mask: NDArray[np.bool_] | None, serving: Scores | None = None
+) -> dict[str, Any]:
+    """One set of one model: losses, paired delta and flips, candidate minus base. `mask`: the documents that judge;
+    `serving`: what the version that serves scored."""
     wanted = np.ones(len(base.hashes), dtype=np.bool_) if mask is None else mask
     before, after = part(base, wanted), part(candidate, wanted)
     return {
+        "flips": _flips(before, after),
+        "serving": None if serving is None else _flips(part(serving, wanted), after),
         "role": role,
         "documents": len(after.hashes),
         "tokens": int(after.labels.sum()),
@@ -40,6 +44,13 @@ def judged(base: Scores, candidate: Scores, role: str, mask: NDArray[np.bool_] |
         "final": {"loss": after.loss, "bits_per_byte": after.bits_per_byte},
         "delta": statistics.paired_delta(after.nats - before.nats, after.labels).to_json(),
     }
+
+
+def _flips(before: Scores, after: Scores) -> dict[str, Any] | None:
+    """Next-token flips, where both were marked."""
+    from rewarm_trainer.looks import flips_of
+
+    return None if before.top1 is None or after.top1 is None else flips_of(before, after)
 
 
 def judging(documents: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,10 +65,7 @@ def judging(documents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_finish(sets: Mapping[str, SetFacts], found: Mapping[str, Mapping[str, Any]]) -> dict[str, SetFacts]:
-    """What the sets showed on the way, with the verdict of another model (`found`, by set) at the end.
-
-    Flips were counted on the last checkpoint, which is not that model: they are left out.
-    """
+    """What the sets showed on the way, with the verdict and the flips of another model (`found`, by set) at the end."""
     result = {}
     for name, facts in sets.items():
         line = found[name]
@@ -70,8 +78,8 @@ def with_finish(sets: Mapping[str, SetFacts], found: Mapping[str, Mapping[str, A
             final=Loss(**line["final"]),
             delta=delta,
             verdict=statistics.verdict(delta),
-            flips=None,
-            serving=None,
+            flips=line.get("flips"),
+            serving=line.get("serving"),
         )
     return result
 
