@@ -98,7 +98,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
         parts.append(" ".join(summary) + " Losses are nats per token; a change below zero is better.")
     if report.get("benchmarks"):
         shown = benchmark_view.rows(report["benchmarks"], report.get("serving"))
-        parts.append(_table(benchmark_view.COLUMNS, [tuple(row.values()) for row in shown]))
+        parts.append(markdown_table(benchmark_view.COLUMNS, [tuple(row.values()) for row in shown]))
     if report["gates"]:
         gates = [(gate["name"], f"{gate['limit']:g}", _sign(gate["value"]), gate["result"]) for gate in report["gates"]]
         parts.append(markdown_table(("gate", "limit", "measured", "result"), gates))
