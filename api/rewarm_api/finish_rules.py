@@ -43,17 +43,6 @@ def runs_of(spec: Any) -> Iterator[tuple[str, Any]]:
             yield f"{path}.run", model.run
 
 
-@rule("finish", "evaluation.benchmarks")
-def benchmarks_ask_the_last_checkpoint(spec: Any) -> Iterator[Problem]:
-    if spec.finish and spec.evaluation.benchmarks:
-        yield Problem(
-            "spec.evaluation.benchmarks",
-            "benchmarks of a run with finish",
-            "one of them: benchmarks ask the last checkpoint, not the model that finish makes of it",
-            "remove finish and use `rewarm merge` afterwards, or remove benchmarks",
-        )
-
-
 @rule("finish")
 def each_step_is_one(spec: Any) -> Iterator[Problem]:
     for path, step in steps_of(spec):

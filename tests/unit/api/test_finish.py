@@ -170,10 +170,3 @@ def test_lora_has_the_defaults_of_the_contract(check) -> None:
     made = snapshot_of(check, {"spec.training.adaptation": "LoRA", "spec.training.lora": "{rank: 4}"})
     assert made.training.lora is not None
     assert (made.training.lora.rank, made.training.lora.alpha) == (4, 32.0)
-
-
-def test_benchmarks_do_not_judge_what_finish_makes(check) -> None:
-    asked = {"spec.evaluation": "{benchmarks: [{name: medicine, tasks: [medqa_4options]}]}"}
-    assert check(asked).valid
-    (problem,) = check({**finish("[{average: {last: 2}}]"), **asked}).problems
-    assert (problem.field, problem.found) == ("spec.evaluation.benchmarks", "benchmarks of a run with finish")
