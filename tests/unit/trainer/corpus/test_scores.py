@@ -76,7 +76,7 @@ def test_scores_stand_in_the_order_of_the_training_documents(tmp_path: Path) -> 
     source = open_source(found.source_folders["new"], "new", 8)
     tokens = source.slice(0, source.tokens)
     texts = [
-        found.tokenizer.tokenizer.decode(part[part != found.pins.eos])
+        found.tokenizer.decode(part[part != found.pins.eos].tolist())
         for part in np.split(tokens, np.flatnonzero(tokens == found.pins.eos) + 1)
         if len(part)
     ]
