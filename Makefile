@@ -24,10 +24,10 @@ quickstart: setup ## base, then continual runs without and with replay, on real 
 science: setup ## reproduce the papers' findings on real text: NAME=replay, or all of them
 	$(BIN)/python benchmarks/science/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --workdir science
 
-test: setup lint ## everything: lint, unit and integration tests (under 15 minutes on 2 cores)
+test: setup lint ## everything: lint, unit and integration tests
 	$(TEST) -m "not cluster and not e2e" tests
 
-test-fast: setup ## unit tests only (under 3 minutes)
+test-fast: setup ## unit tests only
 	$(TEST) tests/unit
 
 lint: setup ## ruff, mypy, import-linter
@@ -65,7 +65,7 @@ CLUSTER := PYTHONPATH=tools/cluster $(or $(PYTHON),$(if $(wildcard $(BIN)/python
 cluster-tools: ## build or find the programs of a real cluster; seconds when they are there
 	@$(CLUSTER) tools
 
-cluster-up: ## start a cluster of one real node on this machine (about 10 s, as root)
+cluster-up: ## start a cluster of one real node on this machine (about 10 s as root)
 	@$(CLUSTER) up
 
 cluster-images: ## build both images of this tree and give them to that cluster
@@ -77,7 +77,7 @@ cluster-example: ## an S3 server with real text, the chart and a run on two node
 cluster-down: ## take it down; leaves nothing behind
 	@$(CLUSTER) down
 
-test-cluster: setup ## integration and end-to-end tests on a real cluster, with all their set-up (under 45 minutes, as root)
+test-cluster: setup ## integration and end-to-end tests on a real cluster, with all their set-up (as root)
 	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test
 
 clean: ## remove what was made here (.venv, caches, quickstart, science, runs)
