@@ -58,31 +58,25 @@ _COLUMNS = (
 
 def custom_resource_definition() -> dict[str, Any]:
     """The whole object, as an API server takes it."""
+    names = {"plural": "continualruns", "singular": "continualrun", "shortNames": ["crun"], "categories": ["all"]}
+    shown = [column(*given) for given in _COLUMNS]
+    return definition(KIND, names, shown, _root(), subresources={"status": {}})
+
+
+def definition(
+    kind: str, names: dict[str, Any], columns: list[dict[str, Any]], root: dict[str, Any], **version: Any
+) -> dict[str, Any]:
+    """A definition of a kind of ours with one version, whose schema is `root`; `version`: what else stands there."""
+    served = {"name": "v1alpha1", "served": True, "storage": True, **version}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": "continualruns.rewarm.dev"},
+        "metadata": {"name": f"{names['plural']}.rewarm.dev"},
         "spec": {
             "group": "rewarm.dev",
             "scope": "Namespaced",
-            "names": {
-                "kind": KIND,
-                "listKind": KIND + "List",
-                "plural": "continualruns",
-                "singular": "continualrun",
-                "shortNames": ["crun"],
-                "categories": ["all"],
-            },
-            "versions": [
-                {
-                    "name": "v1alpha1",
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": [column(*given) for given in _COLUMNS],
-                    "schema": {"openAPIV3Schema": _root()},
-                }
-            ],
+            "names": {"kind": kind, "listKind": kind + "List", **names},
+            "versions": [{**served, "additionalPrinterColumns": columns, "schema": {"openAPIV3Schema": root}}],
         },
     }
 
@@ -92,9 +86,9 @@ def to_yaml() -> str:
     return to_text(custom_resource_definition(), _HEADER)
 
 
-def to_text(definition: dict[str, Any], header: str) -> str:
+def to_text(whole: dict[str, Any], header: str) -> str:
     """The file of a definition."""
-    text: str = yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=120)
+    text: str = yaml.dump(whole, Dumper=_Dumper, sort_keys=False, width=120)
     return header + text
 
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from rewarm_api.cel import rule
-from rewarm_api.crd import column, model_schema, to_text
+from rewarm_api.crd import column, definition, model_schema, to_text
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.run import RunSpec
 from rewarm_api.study import KIND, StudySpec
@@ -46,34 +46,12 @@ _SPEC_RULES = [
 
 def custom_resource_definition() -> dict[str, Any]:
     """The whole object, as an API server takes it."""
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": "mixturestudies.rewarm.dev"},
-        "spec": {
-            "group": "rewarm.dev",
-            "scope": "Namespaced",
-            "names": {
-                "kind": KIND,
-                "listKind": KIND + "List",
-                "plural": "mixturestudies",
-                "singular": "mixturestudy",
-                "shortNames": ["mstudy"],
-            },
-            "versions": [
-                {
-                    "name": "v1alpha1",
-                    "served": True,
-                    "storage": True,
-                    "additionalPrinterColumns": [
-                        column("Tolerance", "string", ".spec.tolerance", 0, "On every Retained set"),
-                        column("Age", "date", ".metadata.creationTimestamp", 0, "Since creation"),
-                    ],
-                    "schema": {"openAPIV3Schema": _root()},
-                }
-            ],
-        },
-    }
+    names = {"plural": "mixturestudies", "singular": "mixturestudy", "shortNames": ["mstudy"]}
+    shown = [
+        column("Tolerance", "string", ".spec.tolerance", 0, "On every Retained set"),
+        column("Age", "date", ".metadata.creationTimestamp", 0, "Since creation"),
+    ]
+    return definition(KIND, names, shown, _root())
 
 
 def to_yaml() -> str:

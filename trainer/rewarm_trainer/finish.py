@@ -163,11 +163,8 @@ def facts_of(
     finished = finish_facts(record, sets, snapshot, pins) if record else {}
     if record:
         sets = with_finish(sets, record["sets"])
-    records = read_records(work.log)
-    seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
-    prepared = work.state / "prepare.json"
-    if prepared.exists():
-        seconds["prepare"] = json.loads(prepared.read_text())["seconds"]
+    records, seconds = read_records(work.log), _seconds(work, state)
+    said = (warnings or []) + _logged_warnings(records) + overfit_warnings(snapshot, pins, state, records)
     return Facts(
         name=snapshot.name,
         uid=snapshot.uid,
@@ -188,11 +185,7 @@ def facts_of(
         tokens_per_second=state.tokens / seconds["train"] if seconds["train"] else None,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         remarks=remarks_of(snapshot, pins) + (in_words(record) if record else []),
-        warnings=list(
-            dict.fromkeys(
-                (warnings or []) + _logged_warnings(records) + overfit_warnings(snapshot, pins, state, records)
-            )
-        ),
+        warnings=list(dict.fromkeys(said)),
         extra={
             "model": {"parameters": parameters},
             "environment": state.environment,
@@ -207,6 +200,15 @@ def facts_of(
         benchmarks=benchmarks,
         **verdict_of(sets, benchmarks, snapshot, pins.plan.trunk, ended),
     )
+
+
+def _seconds(work: WorkFolder, state: TrainState) -> dict[str, float]:
+    """Where the time went, preparation included."""
+    seconds = {"prepare": 0.0, "baseline": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, **state.seconds}
+    prepared = work.state / "prepare.json"
+    if prepared.exists():
+        seconds["prepare"] = json.loads(prepared.read_text())["seconds"]
+    return seconds
 
 
 def phase_facts(snapshot: Snapshot, pins: Pins, state: TrainState) -> list[dict[str, Any]]:

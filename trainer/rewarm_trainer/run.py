@@ -199,8 +199,12 @@ def prepare_run(
     write_json(work.state / "prepare.json", {"seconds": round(time.monotonic() - began, 3)})
     if pins is None:
         found = found.model_copy(update={"teacher": teacher and teacher.pin, "finish": pins_of(named)})
-        write_bytes(work.pins, (json.dumps(found.to_json(), indent=1) + "\n").encode())
+        _write_pins(work, found)
     return found
+
+
+def _write_pins(work: WorkFolder, pins: Pins) -> None:
+    write_bytes(work.pins, (json.dumps(pins.to_json(), indent=1) + "\n").encode())
 
 
 def check_benchmarks(snapshot: Snapshot, root: Path) -> None:

@@ -46,7 +46,8 @@ def ask_serving(session: Session, looks: Looks, benchmarks: Benchmarks | None, w
             _ask(session, looks, benchmarks)
         except MissingInputError:
             pass  # No version has the alias: the first release has nothing to be compared with.
-        except RewarmError as error:
+        # Broken weights, a full disk, memory that does not suffice: no reason to lose the run.
+        except (RewarmError, OSError, ValueError, RuntimeError) as error:
             warn(f"no comparison with the serving version: {error}")
     session.barrier()
 
