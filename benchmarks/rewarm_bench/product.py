@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from rewarm_bench.effects import Estimate, PerDocument
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(verb: str, manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> list[str]:
-    """`rewarm VERB FILE --workdir DIR` of this interpreter's installation."""
-    words = [sys.executable, "-m", "rewarm_cli", verb, str(manifest), "--workdir", str(workdir)]
+def arguments(verb: str, manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> list[str]:
+    """`VERB FILE --workdir DIR --set CHANGE …`, what follows `rewarm`."""
+    words = [verb, str(manifest), "--workdir", str(workdir)]
     for change in changes:
         words += ["--set", change]
     return words
@@ -28,16 +27,8 @@ def command(verb: str, manifest: Path, workdir: Path, changes: Iterable[str] = (
 def run(manifest: Path, workdir: Path, changes: Iterable[str] = ()) -> int:
     """One `rewarm run` that reports to standard error; a finished or interrupted one is taken up again. Its exit
     code."""
-    return subprocess.run(command("run", manifest, workdir, changes), stdout=subprocess.DEVNULL).returncode
-
-
-def run_logged(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> tuple[int, float]:
-    """A command that says everything into `log`, appended: (exit code, processor seconds of all its processes)."""
-    with open(log, "ab") as file:
-        child = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment})
-        _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return child.returncode, used.ru_utime + used.ru_stime
+    command = [sys.executable, "-m", "rewarm_cli", *arguments("run", manifest, workdir, changes)]
+    return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
 
 
 def report(workdir: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from rewarm_bench import product
+from rewarm_bench.warm import Warm
 from science.arms import Arm
 from science.corpora import prepare
 from science.results import Run
@@ -34,6 +35,8 @@ class Lab:
         self.corpora = prepare(self.root / "corpora")
         self._texts = {name: corpus.sha256 for name, corpus in self.corpora.items()}
         self._stopped = threading.Event()
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
+        self._warm = Warm({**os.environ, "XDG_CACHE_HOME": str(self.root / "cache"), "OMP_NUM_THREADS": threads})
 
     def run(self, arms: Iterable[Arm]) -> None:
         """Train whatever is not finished, bases before what continues them. SystemExit with the first failure."""
@@ -69,10 +72,8 @@ class Lab:
         print(f"rewarm {arm.verb} {manifest} --workdir {folder}", file=sys.stderr, flush=True)
         # One database, so that MLflow shows all arms side by side; no part of the arm, so no part of its key.
         tracking = (f"spec.tracking.uri=sqlite:///{self.root}/mlflow.db", "spec.tracking.experiment=science")
-        words = product.command(arm.verb, manifest, folder, tracking if arm.verb == "run" else ())
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.jobs))
-        environment = {"XDG_CACHE_HOME": str(self.root / "cache"), "OMP_NUM_THREADS": threads}
-        code, used = product.run_logged(words, log, environment)
+        words = product.arguments(arm.verb, manifest, folder, tracking if arm.verb == "run" else ())
+        code, used = self._warm.run(words, Path.cwd(), log)
         with open(log.with_suffix(".seconds"), "a") as file:
             file.write(f"{used:.1f}\n")
         if code or not finished(folder):

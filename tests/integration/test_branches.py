@@ -47,19 +47,19 @@ def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def trunk(world: World) -> dict[str, Any]:
-    done = world.run(world.manifest("trunk", **TRUNK), "trunk")
+    done = world.run(world.manifest("branched", **TRUNK), "branched")
     assert done.code == 0, done.err
-    return world.report("trunk")
+    return world.report("branched")
 
 
 def test_a_branch_of_a_finished_trunk(world: World, trunk: dict[str, Any]) -> None:
-    before = fingerprint(world.root / "trunk")
-    manifest = world.manifest("released", **branch("trunk"))
+    before = fingerprint(world.root / "branched")
+    manifest = world.manifest("released", **branch("branched"))
     plan = world.rewarm("plan", manifest, "-o", "json").json
     assert plan["segments"] == [{"kind": "Anneal", "start": 0, "end": 2048, "from": 2e-3, "to": 0.0}]
     done = world.run(manifest, "released")
     assert done.code == 0, done.err
-    assert fingerprint(world.root / "trunk") == before, "the trunk is not touched"
+    assert fingerprint(world.root / "branched") == before, "the trunk is not touched"
     rates = [line["learning_rate"] for line in steps(world, "released").values()]
     assert rates == pytest.approx([2e-3 * (1 - (step / 8) ** 0.5) for step in range(1, 9)], abs=1e-15)
     report = world.report("released")
@@ -97,7 +97,7 @@ def test_a_branch_of_a_running_trunk_outlives_the_checkpoint_that_it_left(world:
     process.communicate()
     assert process.returncode == 0, "the trunk went on"
     same = "checkpoints/step-00000040/model.safetensors"
-    assert (world.root / "running" / same).read_bytes() == (world.root / "trunk" / same).read_bytes()
+    assert (world.root / "running" / same).read_bytes() == (world.root / "branched" / same).read_bytes()
     step = json.loads((world.root / "early" / "pins.json").read_text())["baseModel"]["step"]
     shutil.rmtree(world.root / "running" / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
     done = world.run(manifest, "early")
@@ -109,12 +109,12 @@ def test_what_is_no_trunk_is_refused(world: World, trunk: dict[str, Any], finish
     done = world.run(world.manifest("of-rewarm", **branch("whole")), "of-rewarm")
     assert done.code == 64
     assert "spec.baseModel.run.anneal: found run whole, whose schedule is Rewarm" in done.err
-    high = branch("trunk")
+    high = branch("branched")
     high["schedule"]["peakLearningRate"] = 1e-3
     done = world.run(world.manifest("too-low", **high), "too-low")
     assert done.code == 64
     assert "spec.schedule.peakLearningRate: found 0.001, expected no less than the trunk's learning rate" in done.err
-    world.run(world.manifest("released-again", **branch("trunk")), "released-again")
+    world.run(world.manifest("released-again", **branch("branched")), "released-again")
     done = world.run(world.manifest("of-a-branch", **branch("released-again")), "of-a-branch")
     assert done.code == 64
     assert "whose schedule is Anneal" in done.err

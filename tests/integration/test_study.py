@@ -138,7 +138,7 @@ def test_a_finished_study_answers_at_once_and_refuses_to_extrapolate(studied, re
 
 @pytest.mark.slow
 def test_another_template_is_refused_by_the_runs_that_exist(studied, rewarm, changes):
-    changed = rewarm("study", EXAMPLE, *changes, "--set", "spec.template.spec.schedule.peakLearningRate=1e-3")
+    changed = rewarm("study", EXAMPLE, *changes, "--set", "spec.template.spec.schedule.peakLearningRate=5e-4")
     assert changed.returncode == 64
     assert "peakLearningRate" in changed.stderr
 

@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from rewarm_bench.warm import Warm, WarmProcess
 
 CONFIG = {
     "model_type": "llama",
@@ -61,10 +63,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class World:
-    """A folder with corpora, and `rewarm` in it."""
+    """A folder with corpora, and `rewarm` in it.
+
+    Commands are real processes, forked from one that has imported torch already; one with an environment of its own
+    begins cold, because much of an environment is read by imports.
+    """
 
     root: Path
     environment: dict[str, str]
+    warm: list[Warm] = field(default_factory=list, compare=False)
 
     def manifest(self, name: str = "tiny", **changes: Any) -> Path:
         """The tiny manifest with some fields changed: `corpus__sources=...`; None removes a field."""
@@ -87,18 +94,21 @@ class World:
         return [sys.executable, "-m", "rewarm_cli", *map(str, arguments)]
 
     def rewarm(self, *arguments: str | Path, **environment: str) -> Finished:
-        done = subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            env={**self.environment, **environment},
-            cwd=self.root,
-            timeout=float(os.environ.get("REWARM_TEST_PATIENCE", "240")),
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        process = self.start(*arguments, **environment)
+        try:
+            out, err = process.communicate(timeout=float(os.environ.get("REWARM_TEST_PATIENCE", "240")))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode is not None
+        return Finished(process.returncode, out, err)
 
-    def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | WarmProcess:
         """The command in the background, its progress lines readable from `stderr`."""
+        if not environment:
+            if not self.warm:
+                self.warm.append(Warm(self.environment))
+            return self.warm[0].start([str(argument) for argument in arguments], self.root)
         return subprocess.Popen(
             self.command(*arguments),
             stdout=subprocess.PIPE,
@@ -139,7 +149,7 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def read_until(process: subprocess.Popen[str], wanted: Callable[[str], bool]) -> str:
+def read_until(process: subprocess.Popen[str] | WarmProcess, wanted: Callable[[str], bool]) -> str:
     """Read progress lines until one is wanted: the event that a test waits for."""
     assert process.stderr
     seen = []

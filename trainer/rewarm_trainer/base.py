@@ -25,6 +25,7 @@ from rewarm_trainer.earlier import earlier_work
 from rewarm_trainer.state import best_step
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
+_TRIES_AGAINST_PRUNING = 3
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -145,13 +146,11 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
     path, name = options.get("path"), options.get("name")
     work = earlier_work("spec.baseModel.run", path, name, snapshot, root, cache)
     which = options.get("checkpoint", "Final")
-    checkpoint = _choose(work, which)
+    checkpoint, folder = _within_reach(work, which, cache)
     is_finished = which == "Final" and bool(finished_of(work.root))
     earlier = read_snapshot(work)
     state = checkpoint.state()
     pins = json.loads(work.pins.read_text())
-    # Only that of a finished run stays where it is.
-    folder = checkpoint.folder if _outcome(work) == "Succeeded" else branch.keep_copy(checkpoint, cache)
     adapted = {"adapted": True} if earlier.training.lora else {}
     pin = {
         **adapted,
@@ -172,6 +171,21 @@ def _run(options: Mapping[str, Any], root: Path, cache: Path, snapshot: Snapshot
     if options.get("anneal"):
         pin |= branch.inherited(snapshot, earlier, Pins.model_validate(pins), state)
     return Base(folder, pin)
+
+
+def _within_reach(work: WorkFolder, which: str | int, cache: Path) -> tuple[Checkpoint, Path]:
+    """A checkpoint and the folder where it stays: a run that still goes on may prune it while it is read."""
+    tries = 1 if str(which).isdigit() else _TRIES_AGAINST_PRUNING
+    for left in reversed(range(tries)):
+        try:
+            checkpoint = _choose(work, which)
+            if _outcome(work) == "Succeeded":
+                return checkpoint, checkpoint.folder
+            return checkpoint, branch.keep_copy(checkpoint, cache)
+        except DataError:
+            if not left or _outcome(work) == "Succeeded":
+                raise
+    raise AssertionError("unreachable")
 
 
 def _choose(work: WorkFolder, which: str | int) -> Checkpoint:

@@ -179,6 +179,8 @@ class Courier:
                     raise
                 self._send_one_by_one(run_id, batch)
             self.spool.acknowledge(batch.end)
+            if self.spool.drained:
+                self._recover()  # now, not after the errands: who waits for one must not find a problem that is over
 
     def _send_one_by_one(self, run_id: str, batch: Batch) -> None:
         """One point that the server refuses must not hold back the others."""

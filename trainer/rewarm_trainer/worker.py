@@ -32,7 +32,6 @@ from rewarm_trainer.runlog import read_records
 from rewarm_trainer.serving import ask_serving
 from rewarm_trainer.session import Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
-from rewarm_trainer.study.citation import check_size
 from rewarm_trainer.surroundings import AnnouncedJudge, AnnouncedKeeper, Surroundings
 from rewarm_trainer.weights.finishing import Finisher
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot
@@ -108,6 +107,8 @@ class Worker:
     def _train(self) -> None:
         session, run = self.session, self._run
         if run.snapshot.replay.cited is not None:
+            from rewarm_trainer.study.citation import check_size
+
             check_size(run.snapshot, session.parameters)
         looks, benchmarks = session.looks(self._scored), session.benchmarks(self._scored)
         if self._is_main:
