@@ -94,5 +94,5 @@ class Lab:
 
 
 def finished(folder: Path) -> bool:
-    report = folder / "report.json"
+    report = folder / ("study.json" if (folder / "study.json").exists() else "report.json")
     return report.exists() and json.loads(report.read_text()).get("outcome", "Succeeded") == "Succeeded"

@@ -1,10 +1,35 @@
-"""The findings by name. A new one is one module here and one line below."""
+"""The findings by name, in the order of a night. A new one is one module here and one line below."""
 
 from __future__ import annotations
 
 from science.finding import Finding
-from science.findings import infinite, replay, rewarm, stability
+from science.findings import (
+    adaptation,
+    budget,
+    experience,
+    infinite,
+    mixture_study,
+    remedies,
+    replay,
+    rewarm,
+    stability,
+    upsampling,
+    weights,
+)
 
 FINDINGS: dict[str, Finding] = {
-    finding.name: finding for finding in (rewarm.FINDING, replay.FINDING, infinite.FINDING, stability.FINDING)
+    finding.name: finding
+    for finding in (
+        rewarm.FINDING,
+        replay.FINDING,
+        infinite.FINDING,
+        stability.FINDING,
+        remedies.FINDING,
+        experience.FINDING,
+        mixture_study.FINDING,
+        upsampling.FINDING,
+        weights.FINDING,
+        budget.FINDING,
+        adaptation.FINDING,
+    )
 }

@@ -2,7 +2,7 @@
 
 cosine    base(general) ──> german ──> code        each re-warmed to the peak and decayed
 infinite  trunk(general) ─> german ──> code        constant rate, no re-warming; the last fifth annealed
-the same text again: base ─> general re-warmed; trunk ─> general at the constant rate
+the same text again: base ─> general re-warmed; trunk ─> general at the constant rate, or as a branch that is annealed
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ CLAIMS = (
         "expected from both papers, measured in neither",
         Above(),
     ),
+    Claim(
+        "branch",
+        "A branch of the trunk, annealed over the same tokens of the same text, is better than the trunk that it left "
+        "and than the trunk that goes on.",
+        f"{BEYOND}; Hägele et al. 2024, 2405.18392: cooldowns from one stable run",
+        Below(),
+    ),
 )
 
 
@@ -86,6 +93,7 @@ def infinite(setting: Setting, *, first: bool, anneal: bool) -> dict[str, Any]:
 def arms(setting: Setting, seed: int) -> Mapping[str, Arm]:
     going = infinite(setting, first=False, anneal=False)
     ending = infinite(setting, first=False, anneal=True)
+    falling = {"peakLearningRate": setting.peak, "finalLearningRate": setting.peak * FINAL_SHARE}
     on = base(setting, seed)
     trunk = base(setting, seed, infinite(setting, first=True, anneal=False), "trunk")
     cosine_2 = continued("german-r0", setting, seed, on, GERMAN)
@@ -99,6 +107,9 @@ def arms(setting: Setting, seed: int) -> Mapping[str, Arm]:
         "infinite-3": third("infinite-3", on=infinite_2, schedule=ending),
         "cosine-same": continued("same-1", setting, seed, on, GENERAL),
         "infinite-same": continued("infinite-same", setting, seed, trunk, GENERAL, schedule=going),
+        "branch": continued(
+            "branch", setting, seed, trunk, GENERAL, schedule=falling, run={"anneal": {"length": "100%"}}
+        ),
     }
 
 
@@ -111,6 +122,10 @@ def measure(results: Results, setting: Setting) -> Measured:
         "chain-new": {CODE: last(CODE)},
         "no-bump": {"": over(peak, results["infinite-same"], GENERAL)},
         "smaller-bump": {"": rise_contrast(peak, results["cosine-same"], results["infinite-same"], GENERAL)},
+        "branch": {
+            "than where it left": change(results["branch"], GENERAL),
+            "than the trunk": contrast(results["branch"], results["infinite-same"], GENERAL),
+        },
         "smaller-rise": {"": rise_contrast(peak, results["cosine-2"], results["infinite-2"], GENERAL)},
     }
     return Measured(comparisons, _tables(results), _panels(results))
@@ -130,7 +145,11 @@ def _tables(results: Results) -> list[Table]:
     ]
     same = [
         (label, words(over(peak, results[arm], GENERAL)), words(change(results[arm], GENERAL)))
-        for arm, label in (("cosine-same", "re-warmed, cosine"), ("infinite-same", "constant rate of the trunk"))
+        for arm, label in (
+            ("cosine-same", "re-warmed, cosine"),
+            ("infinite-same", "constant rate of the trunk"),
+            ("branch", "branch of the trunk, annealed"),
+        )
     ]
     return [
         Table(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from science_folders import Law, write_run
+from science_folders import Law, write_run, write_study
 
 from rewarm_api.manifest import load_yaml
+from rewarm_api.study_rules import validate_study
 from rewarm_api.validate import validate
 from science import figures, page
 from science.arms import Arm
@@ -29,7 +30,8 @@ def test_every_arm_is_a_valid_manifest(finding: Finding) -> None:
     for setting in (finding.setting, REHEARSAL):
         arms = [older for arm in finding.arms(setting, 1).values() for older in arm.lineage()]
         for arm in {arm.folder(TEXTS): arm for arm in arms}.values():
-            assert validate(load_yaml(yaml.safe_dump(arm.manifest(TEXTS))), local=True).problems == (), arm.name
+            check = validate_study if arm.kind == "MixtureStudy" else validate
+            assert check(load_yaml(yaml.safe_dump(arm.manifest(TEXTS))), local=True).problems == (), arm.name
 
 
 @findings
@@ -109,7 +111,10 @@ def measured(finding: Finding, root: Path) -> Measured:
     folders = []
     for seed in finding.setting.seeds:
         arms = {}
-        for name in finding.arms(finding.setting, seed):
+        for name, arm in finding.arms(finding.setting, seed).items():
+            if arm.verb == "study":
+                arms[name] = write_study(root / f"{name}-{seed}")
+                continue
             laws = {each: law_of(name, each) for each in sets}
             arms[name] = write_run(root / f"{name}-{seed}", laws, zlib.crc32(f"{name}{seed}".encode()), noise=0.004)
         folders.append(arms)
