@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from rewarm_api.errors import Preempted, RewarmError
 from rewarm_api.study_runs import ChildRun
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.runlog import read_records
+from rewarm_trainer.study.child import context, work
 from rewarm_trainer.study.folder import StudyFolder
 
 _LOOK_SECONDS = 1.0
@@ -57,7 +56,7 @@ class Children:
         self._parallelism = parallelism
         self._total = len(children)
         self._waiting = [child for child in children if not is_finished(folder, child)]
-        self._running: dict[int, tuple[ChildRun, subprocess.Popen[bytes], IO[bytes]]] = {}
+        self._running: dict[int, tuple[ChildRun, ForkServerProcess]] = {}
         self._warm = {child.model for child in children if child not in self._waiting}
         self._failed: ChildFailedError | None = None
         self._asked = False
@@ -76,10 +75,9 @@ class Children:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            for _, process, log in self._running.values():
+            for _, process in self._running.values():
                 process.kill()
-                process.wait()
-                log.close()
+                process.join()
         if self._asked:
             raise Preempted("stopped; every run keeps its last checkpoint: start the same command again to go on")
         if self._failed:
@@ -98,7 +96,7 @@ class Children:
         """The next run that may start now."""
         if self._asked or self._failed or len(self._running) >= self._parallelism:
             return None
-        leading = {child.model: child for child, _, _ in self._running.values()}
+        leading = {child.model: child for child, _ in self._running.values()}
         for child in self._waiting:
             leader = leading.get(child.model)
             if child.model in self._warm or leader is None or self._is_warm(leader):
@@ -115,32 +113,21 @@ class Children:
 
     def _start(self, child: ChildRun) -> int:
         """A process for the run; returns the descriptor that becomes readable when it ends."""
-        log_path = self._folder.log(child)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log = open(log_path, "ab")  # noqa: SIM115 - open for as long as the process
-        threads = max(1, (os.cpu_count() or 1) // self._parallelism)
-        command = [sys.executable, "-m", "rewarm_trainer.study.child"]
-        command += ["--document", str(self._folder.document(child)), "--manifest", str(self._manifest)]
-        command += ["--workdir", str(self._folder.work(child).root), "--parent", str(os.getpid())]
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            # Its own session: a Ctrl-C of the terminal reaches the study alone, which asks each run once.
-            start_new_session=True,
-        )
-        descriptor = os.pidfd_open(process.pid)
-        self._running[descriptor] = (child, process, log)
+        log = self._folder.log(child)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        processes = context(max(1, (os.cpu_count() or 1) // self._parallelism))
+        places = (self._folder.document(child), self._manifest, self._folder.work(child).root, log)
+        process = processes.Process(target=work, args=places, name=child.label)
+        process.start()
+        self._running[process.sentinel] = (child, process)
         self._tell(f"{child.label}: started")
-        return descriptor
+        return process.sentinel
 
     def _end(self, descriptor: int) -> None:
-        child, process, log = self._running.pop(descriptor)
-        os.close(descriptor)
-        code = process.wait()
-        log.close()
+        child, process = self._running.pop(descriptor)
+        process.join()
+        code = process.exitcode
+        assert code is not None, "the sentinel says that it ended"
         if code == 0:
             self._tell(f"{child.label}: finished")
         elif self._asked or code == _STOPPED:
@@ -154,9 +141,11 @@ class Children:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         second, self._asked = self._asked, True
-        for _, process, _ in self._running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL if second and number == signal.SIGINT else signal.SIGTERM)
+        for _, process in self._running.values():
+            if second and number == signal.SIGINT:
+                process.kill()
+            else:
+                process.terminate()
 
 
 def last_line(path: Path) -> str:
