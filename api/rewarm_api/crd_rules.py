@@ -10,7 +10,18 @@ from rewarm_api import controller_cel
 from rewarm_api.cel import CelRule, address, exactly_one, local_only, rule
 from rewarm_api.crd_finish import FINISH_RULES
 from rewarm_api.fields import NAME_PATTERN
-from rewarm_api.pod_rules import GPU_RESOURCES, RESERVED_ANNOTATIONS, RESERVED_ENVIRONMENT, RESERVED_PATHS
+from rewarm_api.pod_rules import (
+    CLIMBING,
+    CREDENTIAL_ENVIRONMENT,
+    GPU_RESOURCES,
+    LOADING_ENVIRONMENT,
+    RESERVED_ANNOTATIONS,
+    RESERVED_ENVIRONMENT,
+    RESERVED_PATHS,
+    SECRET_ENVIRONMENT,
+)
+from rewarm_api.redaction import USERINFO
+from rewarm_api.safety_rules import CLAIM_ESCAPE, TRACKING
 
 ALWAYS_MUTABLE = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 _KIND = "(has(self.kind) ? self.kind : 'Rewarm')"
@@ -53,6 +64,11 @@ def _frozen(path: str, *, while_suspended: bool = False) -> CelRule:
 
 _TEXT_ADDRESS = address("^(s3|file|hf|claim)://.+", "s3:// | file:// | hf:// | claim://NAME/path")
 _FOLDER_ADDRESS = address("^(s3|claim)://.+", "s3:// | claim://NAME/path")
+_NO_USER = rule(
+    f"!self.matches('{USERINFO}')".replace("\\", "\\\\"),
+    "an address without user and password; give them by a Secret that spec.credentials names",
+)
+_INSIDE = rule(f"!self.matches('{CLAIM_ESCAPE}')", "a path inside the claim, without .. and without a second slash")
 _WEIGHTS = rule(
     "!has(self.sources) || self.sources.all(s, has(s.weight)) || !self.sources.exists(s, has(s.weight))",
     "a weight on all sources of a group or on none",
@@ -254,7 +270,23 @@ _POD_RULES: dict[str, list[CelRule]] = {
             "Rewarm or torch's rendezvous sets this variable; remove it",
             fieldPath=".name",
         ),
+        rule(
+            f"!self.name.matches('{LOADING_ENVIRONMENT}')",
+            "this variable makes pods load other code than their image's; remove it",
+            fieldPath=".name",
+        ),
+        rule(
+            f"!self.name.matches('{CREDENTIAL_ENVIRONMENT}')",
+            "no AWS_ variable here; put it into a Secret that spec.credentials names",
+            fieldPath=".name",
+        ),
+        rule(
+            f"!has(self.value) || !self.name.matches('{SECRET_ENVIRONMENT}')",
+            "no secret's value in a manifest; use valueFrom with secretKeyRef",
+            fieldPath=".value",
+        ),
     ],
+    f"{_POD}.volumeMounts[].subPath": [rule(f"!self.matches('{CLIMBING}')", "a path inside the volume, without ..")],
     f"{_POD}.env[].valueFrom": [exactly_one("secretKeyRef", "configMapKeyRef", "fieldRef")],
     f"{_POD}.volumes[]": [
         rule("!self.name.startsWith('rewarm')", "volume names that begin with rewarm are the operator's; rename it",
@@ -281,7 +313,7 @@ RULES: dict[str, list[CelRule]] = {
         exactly_one("huggingFace", "s3", "volume", "file", "mlflow", "run", "scratch"),
         local_only("file", "huggingFace, s3, volume, mlflow or run"),
     ],
-    "spec.baseModel.s3.uri": [address("^s3://[^/]+", "s3://BUCKET/prefix/")],
+    "spec.baseModel.s3.uri": [address("^s3://[^/]+", "s3://BUCKET/prefix/"), _NO_USER],
     "spec.baseModel.mlflow": [exactly_one("alias", "version")],
     "spec.baseModel.run": [
         local_only("path", "run: {name: ...}"),
@@ -289,7 +321,7 @@ RULES: dict[str, list[CelRule]] = {
     ],
     "spec.baseModel.scratch.tokenizer": [local_only("file", "vocabularySize")],
     "spec.corpus": [_WEIGHTS],
-    "spec.corpus.sources[].uri": [_TEXT_ADDRESS],
+    "spec.corpus.sources[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
     "spec.replay": [
         _WEIGHTS,
         rule("!(has(self.fromRun) && has(self.sources) && size(self.sources) > 0)", "exactly one of sources | fromRun"),
@@ -305,7 +337,7 @@ RULES: dict[str, list[CelRule]] = {
         *controller_cel.REPLAY,
     ],
     **controller_cel.RULES,
-    "spec.replay.sources[].uri": [_TEXT_ADDRESS],
+    "spec.replay.sources[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
     "spec.replay.fromRun": [
         local_only("path", "fromRun: {name: ...}"),
         rule("has(self.name) || has(self.path)", "exactly one of name | path"),
@@ -341,7 +373,7 @@ RULES: dict[str, list[CelRule]] = {
     "spec.evaluation.sets[]": [
         rule("!has(self.uri) || has(self.role)", "a set with a uri needs a role: New or Retained")
     ],
-    "spec.evaluation.sets[].uri": [_TEXT_ADDRESS],
+    "spec.evaluation.sets[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
     "spec.evaluation.benchmarks[]": [
         rule(
             "!has(self.formSelection) || (has(self.forms) && size(self.forms) > 1)",
@@ -361,8 +393,19 @@ RULES: dict[str, list[CelRule]] = {
             "onForgetting watches maxForgetting; add it, or use Warn",
         )
     ],
-    "spec.checkpoints.uri": [_FOLDER_ADDRESS],
-    "spec.cache.uri": [_FOLDER_ADDRESS],
+    "spec.checkpoints.uri": [_FOLDER_ADDRESS, _NO_USER, _INSIDE],
+    "spec.tracking.uri": [
+        _NO_USER,
+        rule(
+            f"self.matches('{TRACKING}')".replace("\\", "\\\\"), "http:// or https:// and the host of an MLflow server"
+        ),
+    ],
+    "spec.baseModel.volume.path": [
+        rule(
+            f"!('claim://c/' + self).matches('{CLAIM_ESCAPE}')", "a folder inside the claim, without .. and first slash"
+        )
+    ],
+    "spec.cache.uri": [_FOLDER_ADDRESS, _NO_USER, _INSIDE],
     **FINISH_RULES,
     **_POD_RULES,
     "status": [

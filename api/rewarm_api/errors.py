@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from rewarm_api.redaction import redacted
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a manifest: the field to edit, what stands there, what may stand there, what to do."""
+    """One thing wrong with a manifest: the field to edit, what stands there (without passwords), what may stand there,
+    what to do."""
 
     field: str
     found: str
     expected: str
     fix: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "found", redacted(self.found))
 
     def __str__(self) -> str:
         return f"{self.field or 'manifest'}: found {self.found}, expected {self.expected}; {self.fix}"

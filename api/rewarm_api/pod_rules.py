@@ -12,10 +12,20 @@ from rewarm_api.rules import exactly_one
 
 RESERVED_ENVIRONMENT = (
     r"^(REWARM_|KUBEFLOW_TRAINER_SERVER_|PET_|TORCHELASTIC_|TORCH_ELASTIC_)"
-    r"|^(MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK"
-    r"|JOB_COMPLETION_INDEX)$"
+    r"|^(MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|GROUP_WORLD_SIZE"
+    r"|ROLE_NAME|ROLE_RANK|ROLE_WORLD_SIZE|JOB_COMPLETION_INDEX|HOME)$"
 )
+LOADING_ENVIRONMENT = (
+    r"^(LD_PRELOAD|LD_AUDIT|PATH|BASH_ENV|ENV"
+    r"|PYTHON(PATH|HOME|STARTUP|USERBASE|EXECUTABLE|PLATLIBDIR|WARNINGS|BREAKPOINT|INSPECT|PYCACHEPREFIX))$"
+)
+"""What makes a program load other code than its image holds."""
+CREDENTIAL_ENVIRONMENT = r"^AWS_"
+"""Who pods are to a bucket, and which bucket that is."""
+SECRET_ENVIRONMENT = r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|ACCESS_KEY|API_?KEY|PRIVATE_KEY|CREDENTIALS?)$"
+"""Names of variables whose value does not belong into a manifest."""
 RESERVED_PATHS = r"^/(etc/rewarm|(var/)?run/rewarm|var/lib/rewarm|tmp|dev/shm|mnt/claims)(/|$)"
+CLIMBING = r"(^|/)[.][.](/|$)"
 RESERVED_ANNOTATIONS = ("rewarm.dev/", "kueue.x-k8s.io/")
 GPU_RESOURCES = r"/gpu$|^nvidia[.]com/mig-"
 VOLUME_KINDS = (
@@ -65,15 +75,30 @@ def _annotations(annotations: dict[str, str]) -> Iterator[Problem]:
 
 def _environment(entries: list[tuple[str, Any]]) -> Iterator[Problem]:
     for path, variable in entries:
-        if variable.name is not None and re.search(RESERVED_ENVIRONMENT, variable.name):
-            expected = "a name that neither Rewarm nor torch's rendezvous sets"
-            yield Problem(f"{path}.name", variable.name, expected, "remove this variable: the operator sets it")
+        if variable.name is not None:
+            yield from _name_of_variable(path, variable)
         yield from exactly_one(path, variable, "value", "value_from")
         if variable.value_from is not None:
             source = variable.value_from
             yield from exactly_one(f"{path}.valueFrom", source, *type(source).model_fields)
     names = ((f"{path}.name", variable.name) for path, variable in entries)
     yield from _repeated(names, "a name that no other variable has")
+
+
+def _name_of_variable(path: str, variable: Any) -> Iterator[Problem]:
+    name = variable.name
+    if re.search(RESERVED_ENVIRONMENT, name):
+        expected = "a name that neither Rewarm nor torch's rendezvous sets"
+        yield Problem(f"{path}.name", name, expected, "remove this variable: the operator sets it")
+    elif re.search(LOADING_ENVIRONMENT, name):
+        expected = "no variable that makes pods load other code than their image's"
+        yield Problem(f"{path}.name", name, expected, "remove it; what it should load belongs into compute.image")
+    elif re.search(CREDENTIAL_ENVIRONMENT, name):
+        expected = "no AWS_ variable: pods are to a bucket who the secrets of spec.credentials say"
+        yield Problem(f"{path}.name", name, expected, f"put {name} into a Secret that spec.credentials names")
+    elif re.search(SECRET_ENVIRONMENT, name) and variable.value is not None:
+        expected = f"no value of {name} in a manifest, where others read it"
+        yield Problem(f"{path}.value", "a value", expected, "use valueFrom: {secretKeyRef: {name: ..., key: ...}}")
 
 
 def _volumes(entries: list[tuple[str, Any]]) -> Iterator[Problem]:
@@ -111,6 +136,8 @@ def _mounts(template: Any) -> Iterator[Problem]:
             yield Problem(f"{path}.mountPath", mount.mount_path, expected, "mount it elsewhere")
         if mount.mount_path is not None and re.search(r"/[.]{1,2}(/|$)", mount.mount_path):
             yield Problem(f"{path}.mountPath", mount.mount_path, "a path without . and ..", "write the path itself")
+        if mount.sub_path and re.search(CLIMBING, mount.sub_path):
+            yield Problem(f"{path}.subPath", mount.sub_path, "a path inside the volume", "write it without ..")
         if known is not None and mount.name is not None and mount.name not in known:
             expected = f"the name of a volume of this template ({', '.join(known) or 'none'})"
             yield Problem(f"{path}.name", mount.name, expected, "name one, or add it to volumes")

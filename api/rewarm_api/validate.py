@@ -29,6 +29,7 @@ from rewarm_api.pod_rules import pod_template_problems
 from rewarm_api.reading import Reader, without_nulls
 from rewarm_api.rules import RULES, batch_problems, named_sources
 from rewarm_api.run import ContinualRun
+from rewarm_api.safety_rules import safety_problems
 
 CLUSTER_ONLY = (
     "metadata.namespace",
@@ -93,6 +94,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
                 problems.extend(rule.check(run.spec))
         problems.extend(_process_problems(run.spec, broken, local))
         problems.extend(address_problems(run.spec, local))
+        problems.extend(safety_problems(run.spec, local))
         problems.extend(benchmark_problems(run.spec, local))
         problems.extend(pod_template_problems(run.spec))
     warnings = () if run.spec is None else tuple(_warnings(run.spec))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import ManifestError, Problem
+from rewarm_api.redaction import has_credentials
 from rewarm_operator.settings import Settings, problem
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -101,6 +102,10 @@ class _Reader:
         starts = _URLS.get(name)
         if starts and not text.startswith(starts):
             self._wrong(name, text, f"a URL that starts with {' or '.join(starts)}", "correct it")
+        if has_credentials(text):
+            # It becomes part of every run's snapshot and status.
+            fix = "give them by tracking.operatorSecret and credentials"
+            self._wrong(name, text, "an address without user and password", fix)
         if name in _PLACES:
             if not text.startswith(("s3://", "claim://")):
                 self._wrong(name, text, "s3://BUCKET/PREFIX/ or claim://NAME/PATH/", "correct it")

@@ -25,6 +25,7 @@ from rewarm_operator import environment
 from rewarm_operator.cluster import Access, ApiError, HttpCluster
 from rewarm_operator.environment import Configuration
 from rewarm_operator.executor import Executor
+from rewarm_operator.guard import GuardedSite
 from rewarm_operator.handlers import RunWatch, self_contained_kubeconfig
 from rewarm_operator.informers import LONGEST_WATCH_SECONDS, Informers
 from rewarm_operator.lease import LeaderLease
@@ -58,7 +59,12 @@ class Operator:
         )
         self.store = Store(lambda key: self.queue.add(key))
         self.recorder = EventRecorder(self.cluster, identity)
-        self.registry = RegistryWorker(self.store.registry, self.store.tracked, self.store.look_again)
+        self.registry = RegistryWorker(
+            self.store.registry,
+            self.store.tracked,
+            self.store.look_again,
+            own=configuration.settings.default_tracking_uri,
+        )
         executor = Executor(self.cluster, self.store, self.recorder, self.registry.submit)
         self.metrics = Metrics(
             Sources(
@@ -191,11 +197,11 @@ class Operator:
 async def _serve(
     application: web.Application, host: str | None, port: int, tls: ssl.SSLContext | None = None
 ) -> web.AppRunner:
-    """Raises DependencyError (75) when the port is taken."""
+    """With TLS it is open to pods, and guarded. Raises DependencyError (75) when the port is taken."""
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        await (GuardedSite(runner, host, port, tls) if tls else web.TCPSite(runner, host, port)).start()
     except OSError as error:
         raise DependencyError(f"port {port}: cannot listen on {host} ({error}); free it, or choose another") from error
     return runner

@@ -3,7 +3,8 @@
 Who posts is told by the token alone: it is reviewed by the API server for this run's own audience, and the pod it is
 bound to must be, in the store, alive and rank 0 of the run's newest attempt (before the first: its preparation). What
 is posted is read as if by an enemy. Only the active operator takes reports; a standby answers 503, and trainers try
-again.
+again. What a token says of itself is enough to turn it away: only one that could be good costs the API server a review,
+and an address whose tokens were not is asked to wait (guard.py has the shares).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from aiohttp import web
 
 from rewarm_api.reported import MAXIMUM_BODY, ReportError, read_report
 from rewarm_operator.cluster import ApiError, Cluster
+from rewarm_operator.guard import Allowance, claimed_pod, is_hopeless, unverified_claims
 from rewarm_operator.observed import Heartbeat
 from rewarm_operator.resources import ATTEMPT_LABEL, ROLE_LABEL, TOKEN_REVIEW
 from rewarm_operator.store import Store
@@ -41,14 +42,9 @@ _REMEMBERED = 8192
 _REVIEWS = 8
 _BURST, _PER_SECOND = 20.0, 1.0
 _STANDBY_SECONDS = "5"
-
-
-@dataclass
-class _Allowance:
-    """Reports that a run may still send now."""
-
-    left: float
-    when: float
+_NOT_VALID = "the token is not valid for this run"
+BODY_SECONDS = 10.0
+"""How long a body may take; reports have some kilobytes."""
 
 
 class Reviewer:
@@ -59,9 +55,14 @@ class Reviewer:
         self._known: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._reviews = asyncio.Semaphore(_REVIEWS)
 
+    def knows(self, token: str, audience: str) -> bool:
+        """Whether this needs no review now."""
+        known = self._known.get(_digest(token, audience))
+        return known is not None and time.monotonic() < known[1]
+
     async def pod(self, token: str, audience: str) -> str:
         """Uid of the pod; empty: the token is not valid for this audience, or is of no pod. Raises ApiError."""
-        digest = hashlib.sha256(f"{audience}\n{token}".encode()).digest()
+        digest = _digest(token, audience)
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
@@ -92,7 +93,8 @@ class ProgressServer:
     def __init__(self, cluster: Cluster, store: Store, leading: Callable[[], bool]) -> None:
         self._store, self._leading = store, leading
         self._reviewer = Reviewer(cluster)
-        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
+        self._reports = Allowance(_BURST, _PER_SECOND)
+        self._mistakes = Allowance(_BURST, _PER_SECOND)
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=MAXIMUM_BODY)
@@ -111,23 +113,46 @@ class ProgressServer:
         run = self._store.runs.get(key)
         # A name that does not exist is told to nobody: without a run there is no audience, so no token fits.
         uid = str(run["metadata"]["uid"]) if run else "none"
-        try:
-            pod_uid = await self._reviewer.pod(token, f"rewarm.dev/{key[0]}/{key[1]}/{uid}") if run else ""
-        except ApiError as error:
-            return _answer(503, f"the token cannot be reviewed: {error.message}", {"Retry-After": _STANDBY_SECONDS})
-        if not pod_uid:
-            return _answer(401, "the token is not valid for this run")
-        pod, why = self._speaker(uid, pod_uid)
+        audience, claims = f"rewarm.dev/{key[0]}/{key[1]}/{uid}", unverified_claims(token)
+        if is_hopeless(claims, audience, time.time()) or not claimed_pod(claims):
+            return _answer(401, _NOT_VALID)
+        pod, why = self._speaker(uid, claimed_pod(claims))
         if pod is None:
             return _answer(403, why)
-        if not self._allowed(uid):
+        refusal = await self._refused(token, audience, claimed_pod(claims), request.remote or "?")
+        if refusal is not None:
+            return refusal
+        if not self._reports.take(uid):
             return _answer(429, "reports come too often", {"Retry-After": "1"})
+        return await self._read(request, uid, pod)
+
+    async def _refused(self, token: str, audience: str, pod_uid: str, sender: str) -> web.Response | None:
+        """Asks the API server whether the token is real, and of this pod."""
+        if self._mistakes.left(sender) < 1.0 and not self._reviewer.knows(token, audience):
+            return _answer(429, "too many tokens from this address were not valid", {"Retry-After": "1"})
         try:
-            report = read_report(await request.read())
+            reviewed = await self._reviewer.pod(token, audience)
+        except ApiError as error:
+            return _answer(503, f"the token cannot be reviewed: {error.message}", {"Retry-After": _STANDBY_SECONDS})
+        if reviewed == pod_uid:
+            return None
+        self._mistakes.take(sender)
+        return _answer(401, _NOT_VALID)
+
+    async def _read(self, request: web.Request, uid: str, pod: Json) -> web.Response:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+            report = read_report(body)
         except web.HTTPRequestEntityTooLarge:
             return _answer(413, f"body: expected at most {MAXIMUM_BODY} bytes; send less")
+        except TimeoutError:
+            answer = _answer(408, f"body: it did not come within {BODY_SECONDS:.0f} s; send it again")
+            answer.force_close()
+            return answer
         except ReportError as error:
             return _answer(400, str(error))
+        pod_uid = str(pod["metadata"]["uid"])
         self._store.heard(uid, Heartbeat(_attempt(pod), pod_uid, datetime.now(UTC), report))
         return web.Response(status=204)
 
@@ -150,21 +175,6 @@ class ProgressServer:
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return None, "the pod has ended"
         return pod, ""
-
-    def _allowed(self, uid: str) -> bool:
-        """Twenty at once, one a second after that."""
-        now = time.monotonic()
-        known = self._allowances.get(uid) or _Allowance(_BURST, now)
-        known.left = min(_BURST, known.left + (now - known.when) * _PER_SECOND)
-        known.when = now
-        allowed = known.left >= 1.0
-        if allowed:
-            known.left -= 1.0
-        self._allowances[uid] = known
-        self._allowances.move_to_end(uid)
-        if len(self._allowances) > _REMEMBERED:
-            self._allowances.popitem(last=False)
-        return allowed
 
 
 class Certificate:
@@ -199,6 +209,10 @@ def _attempt(item: Json) -> int:
     labels = item["metadata"].get("labels") or {}
     text = str(labels.get(ATTEMPT_LABEL) or "0")
     return int(text) if labels.get(ROLE_LABEL) == "trainer" and text.isdecimal() else 0
+
+
+def _digest(token: str, audience: str) -> bytes:
+    return hashlib.sha256(f"{audience}\n{token}".encode()).digest()
 
 
 def _bearer(request: web.Request) -> str:

@@ -11,10 +11,12 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rewarm_operator.actions import Track
 from rewarm_operator.observed import Registry
@@ -34,6 +36,16 @@ _ENVIRONMENT = {  # read by mlflow when it is imported or first used; what an ad
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "AWS_",
+    "DATABRICKS_",
+)
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _VALUE_LIMIT = 5000
@@ -45,7 +57,8 @@ class RegistryWorker:
     """`submit` from the event loop; `run` works the queue off. `answer(uid, registry)` is called in the event loop.
 
     `known(uid)`: what was answered so far; None: the run is gone. `ask_again(uid)` is called when what failed may be
-    tried again: the run is decided anew, since the ask may have been changed or withdrawn meanwhile.
+    tried again: the run is decided anew, since the ask may have been changed or withdrawn meanwhile. `own`: the server
+    that the administrator named, the only one that gets the operator's credentials.
     """
 
     def __init__(
@@ -54,9 +67,11 @@ class RegistryWorker:
         answer: Callable[[str, Registry], None],
         ask_again: Callable[[str], None],
         *,
+        own: str = "",
         first_wait: float = _FIRST_WAIT,
     ) -> None:
         self._known, self._answer, self._ask_again = known, answer, ask_again
+        self._own = own
         self._first_wait = first_wait
         self._queue: asyncio.Queue[tuple[str, Track]] = asyncio.Queue(_WAITING)
         self._busy: set[str] = set()
@@ -112,10 +127,27 @@ class RegistryWorker:
             server = self._servers[track.uri] = Server(track.uri)
         steps = Steps(server, replace(known, problem=""), track)
         try:
-            steps.all()
+            with credentials_for(track.uri, self._own):
+                steps.all()
         except Exception as error:
             return replace(steps.registry, problem=server.problem(_line(error)))
         return steps.registry
+
+
+@contextmanager
+def credentials_for(uri: str, own: str) -> Iterator[None]:
+    """Takes the operator's credentials out of the environment where `uri` is not on the administrator's server.
+
+    MLflow sends them to whatever address it is given, and a run's manifest may give any.
+    """
+    if urlsplit(uri)[:2] == urlsplit(own)[:2]:
+        yield
+        return
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_CREDENTIALS)}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 class Steps:

@@ -123,6 +123,28 @@ def test_these_are_accepted_by_the_server_and_by_validation(api, run, name):
 
 # (changes, what the server's message must hold)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"credentials in {field}": ({field: uri}, "an address without user and password")
+        for field, uri in {
+            "spec.corpus.sources[0].uri": "s3://user:canary@corpora/notes.txt",
+            "spec.checkpoints.uri": "s3://user:canary@runs/",
+            "spec.cache.uri": "s3://user@cache/",
+            "spec.tracking.uri": "http://user:canary@mlflow:5000",
+            "spec.baseModel": "{s3: {uri: 's3://user:canary@models/base/'}}",
+        }.items()
+    },
+    **{
+        f"a way out of a claim: {uri}": ({field: uri}, "a path inside the claim")
+        for field, uri in {
+            "spec.corpus.sources[0].uri": "claim://data/../runs/notes.txt",
+            "spec.checkpoints.uri": "claim://data//etc/rewarm",
+            "spec.cache.uri": "claim://data/a/..",
+        }.items()
+    },
+    "a base model outside its claim": (
+        {"spec.baseModel": "{volume: {claim: models, path: ../other}}"}, "a folder inside the claim",
+    ),
+    "tracking in a file of the operator": ({"spec.tracking.uri": "sqlite:////tmp/x.db"}, "http:// or https://"),
     "a name with dots": ({"metadata.name": "a.b"}, "host names derive from it"),
     "an unknown field": ({"spec.training.sequnceLength": "5"}, "sequnceLength"),
     "a ratio beyond one": ({"spec.replay": "{ratio: 1.2}"}, "spec.replay.ratio"),

@@ -19,6 +19,8 @@ volumeMounts:
 env:
 - {name: NCCL_DEBUG, value: INFO}
 - {name: OMP_NUM_THREADS, value: "8"}
+- {name: TOKENIZERS_PARALLELISM, value: "false"}
+- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hub, key: token}}}
 - {name: LICENCE, valueFrom: {secretKeyRef: {name: licence, key: text, optional: true}}}
 - {name: SITE, valueFrom: {configMapKeyRef: {name: site, key: name}}}
 - {name: HOST_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
@@ -61,9 +63,35 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         )
         for name in (
             "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK",
-            "GROUP_RANK", "JOB_COMPLETION_INDEX", "PET_NNODES", "TORCHELASTIC_RUN_ID", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+            "GROUP_RANK", "ROLE_RANK", "JOB_COMPLETION_INDEX", "HOME", "PET_NNODES", "TORCHELASTIC_RUN_ID",
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
         )
     },
+    **{
+        f"{name}, which loads other code": (
+            f"{{env: [{{name: {name}, value: x}}]}}", "other code than their image's", f"{POD}.env[0].name",
+            "other code than their image's; remove it",
+        )
+        for name in ("LD_PRELOAD", "LD_AUDIT", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONWARNINGS", "BASH_ENV")
+    },
+    **{
+        f"who the pods are to a bucket, by {name}": (
+            f"{{env: [{{name: {name}, valueFrom: {{secretKeyRef: {{name: a, key: b}}}}}}]}}", "spec.credentials names",
+            f"{POD}.env[0].name", f"put {name} into a Secret that spec.credentials names",
+        )
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_ROLE_ARN")
+    },
+    **{
+        f"a secret's value in {name}": (
+            f"{{env: [{{name: {name}, value: canary}}]}}", "no secret's value", f"{POD}.env[0].value",
+            "found a value, expected no value of",
+        )
+        for name in ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "SECRET")
+    },
+    "a mount that climbs out of its volume": (
+        "{volumes: [{name: a, emptyDir: {}}], volumeMounts: [{name: a, mountPath: /a, subPath: x/../../y}]}",
+        "a path inside the volume", f"{POD}.volumeMounts[0].subPath", "found x/../../y, expected a path inside",
+    ),
     "a variable twice": (
         "{env: [{name: A, value: x}, {name: A, value: y}]}", "Duplicate value", f"{POD}.env[1].name", "found A, which",
     ),

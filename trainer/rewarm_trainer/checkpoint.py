@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DataError, DependencyError, MissingInputError
-from rewarm_trainer.files import disk_errors
+from rewarm_trainer.files import disk_errors, is_plain_name
 from rewarm_trainer.storage import LocalStorage, Storage, open_storage
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
@@ -215,6 +215,8 @@ class Checkpoints:
             raise DataError(f"{where}: manifest or marker cannot be read ({error})") from error
         folder = self._local(step)
         for file, expected in entries.items():
+            if not all(is_plain_name(part) for part in file.split("/")):
+                raise DataError(f"{where}/{MANIFEST}: names {file!r}, expected files of the checkpoint itself")
             self._verify_file(f"{name}/{file}", folder / file, expected)
         return Checkpoint(step, folder, digest, where)
 

@@ -26,6 +26,12 @@ def claim_path(uri: str) -> Path:
             f"{uri}: claim {name!r} is not mounted in this pod (looked for {folder}); create the PersistentVolumeClaim "
             "in the run's namespace, or correct the name"
         )
-    if ".." in path.split("/"):
+    # `folder / "/etc"` is /etc: a second slash after the name would leave the claim as `..` does.
+    if ".." in path.split("/") or path.startswith("/"):
         raise MissingInputError(f"{uri}: the path leaves its claim; give a path below claim {name!r}")
     return folder / path
+
+
+def claim_root(uri: str) -> Path:
+    """Where the claim itself of a `claim://` address is mounted. Raises as `claim_path`."""
+    return claim_path(SCHEME + uri.removeprefix(SCHEME).partition("/")[0] + "/")

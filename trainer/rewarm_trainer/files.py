@@ -47,6 +47,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether this names a file of the folder it is used in, and no other place: what others wrote down may not be."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def beside(target: Path) -> Path:
     """A name of our own in the same folder, hidden, so that a rename never crosses file systems."""
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"

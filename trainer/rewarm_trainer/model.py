@@ -70,7 +70,9 @@ def scratch_model(options: dict[str, Any], vocabulary: int, eos: int, seed: int)
     try:
         parsed = AutoConfig.for_model(model_type, **{**token_ids, **config})
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(
+            parsed, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
     except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ManifestError(
             Problem(

@@ -22,7 +22,7 @@ def model_card(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None)
     """The card as Markdown with YAML front matter."""
     sections = [
         _front_matter(snapshot),
-        f"# {snapshot.name}\n\n{_summary(report, snapshot, pins)}",
+        f"# {plain(snapshot.name)}\n\n{_summary(report, snapshot, pins)}",
         "## What it learned and what it forgot\n\n" + _verdict(report),
         "## Training text\n\n" + _texts(report, snapshot, pins),
         "## How it was trained\n\n" + _recipe(report, snapshot, pins),
@@ -63,14 +63,14 @@ def _summary(report: Mapping[str, Any], snapshot: Snapshot, pins: Pins | None) -
         if snapshot.base_model.kind == "scratch"
         else (f"A continued language model ({base})")
     )
-    text = f"{origin}, trained on {format_tokens(tokens['trained'])} tokens of {corpora}"
+    text = f"{plain(origin)}, trained on {format_tokens(tokens['trained'])} tokens of {corpora}"
     if replay["realized"]:
         text += f" with {replay['realized']:.2%} replay of older text"
     return text + ". Every number below compares it with its own starting point on the same documents."
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
-    lines = [f"- **{finding.word}:** {finding.text}" for finding in verdict_sentences(report)]
+    lines = [f"- **{plain(finding.word)}:** {plain(finding.text)}" for finding in verdict_sentences(report)]
     rows = [
         (
             name,
@@ -156,7 +156,7 @@ def _limits(report: Mapping[str, Any]) -> str:
     ]
     if any(not value["verdict"] for value in report["sets"].values()):
         lines.append("Sets with fewer than 30 documents are too small for a verdict.")
-    return "\n".join(f"- {line}" for line in [*lines, *gaps])
+    return "\n".join(f"- {plain(line)}" for line in [*lines, *gaps])
 
 
 def _loading(report: Mapping[str, Any]) -> str:
@@ -183,9 +183,15 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
+def plain(text: str) -> str:
+    """Other people's text as one line that stays text: no markup, no picture, no link of theirs."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return line.replace("](", "]&#40;").replace("][", "]&#91;")
+
+
 def _cell(text: str) -> str:
     """Text that cannot end its cell or its row early."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return plain(text).replace("|", "\\|")
 
 
 def _fixed(value: float | None) -> str:

@@ -24,6 +24,8 @@ DEFAULTED = {
     "env": [
         {"name": "NCCL_DEBUG", "value": "INFO"},
         {"name": "OMP_NUM_THREADS", "value": "8"},
+        {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token", "optional": False}}},
         {"name": "LICENCE", "valueFrom": {"secretKeyRef": {"name": "licence", "key": "text", "optional": True}}},
         {"name": "SITE", "valueFrom": {"configMapKeyRef": {"name": "site", "key": "name", "optional": False}}},
         {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},

@@ -156,6 +156,47 @@ COUNT = st.integers(0, 2**53 - 1)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda data: b'{"rewarm": ' + data + b"}"))
+def test_any_bytes_are_read_or_refused(data):
+    _read_or_refuse(data)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A whole report with pieces of it cut out, doubled or overwritten."""
+    data = bytearray(body({"rewarm": FULL}))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = draw(st.integers(start, min(len(data), start + 40)))
+        piece = draw(st.sampled_from([b"", bytes(data[start:end]) * 2, b"1e999", b"-1", b'"', b"[" * 3000, b"\xff"]))
+        data[start:end] = piece
+    return bytes(data)
+
+
+@given(damaged())
+def test_a_damaged_report_is_read_or_refused(data):
+    _read_or_refuse(data)
+
+
+@given(st.sampled_from(sorted(FULL)), JSON)
+def test_any_value_in_any_field_is_read_or_refused(field, value):
+    _read_or_refuse(body({"rewarm": {**FULL, field: value}}))
+
+
+def _read_or_refuse(data: bytes) -> None:
+    """One of both, in one printable line, and nothing that was read is larger than what came."""
+    try:
+        found = body(read_report(data).to_json())
+    except ReportError as error:
+        found = str(error).encode()
+        line = str(error)
+    else:
+        line = ""
+    assert line.isprintable()
+    assert len(line) <= 500
+    assert line or len(found) <= 6 * len(data) + 200
+
+
 @st.composite
 def terminations(draw: st.DrawFn) -> Termination:
     sets = [

@@ -65,6 +65,25 @@ def test_every_table_is_rectangular_whatever_the_names(example: Any) -> None:
             assert len(widths) == 1
 
 
+@pytest.mark.parametrize(
+    "evil",
+    [
+        '<script>alert("x")</script>', "![](http://evil/x.png)", "[click](javascript:alert(1))", "<http://evil/x>",
+        "text\n\n## A heading of theirs\n\n[x]: javascript:1",
+    ],
+)  # fmt: skip
+def test_texts_of_other_people_stay_text(example: Any, evil: str) -> None:
+    """Names, licences, remarks and messages come from manifests and from files: on a hub they must not be markup."""
+    sources = tuple(source.model_copy(update={"license": evil}) for source in example.snapshot.sources)
+    base = BaseModelSource(kind="mlflow", options={"model": evil, "alias": evil})
+    example.snapshot = example.snapshot.model_copy(update={"sources": sources, "base_model": base})
+    sets = {evil: example.facts.sets["stdlib-docs"]}
+    text = card(example, sets=sets, remarks=[evil], message=evil, outcome="Unknown")
+    shown = text.split("---\n", 2)[2]
+    for mark in ("<script", "](http", "](java", "<http", "\n## A heading", "\n[x]:"):
+        assert mark not in shown
+
+
 def test_a_model_from_scratch_is_not_called_continued(example: Any) -> None:
     scratch = BaseModelSource(kind="scratch", options={"config": {"model_type": "llama"}})
     example.snapshot = example.snapshot.model_copy(update={"base_model": scratch})

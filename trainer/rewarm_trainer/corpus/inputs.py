@@ -2,6 +2,9 @@
 
 Order: by path relative to the fixed part of the uri (what stands before the first wildcard), so that a corpus has the
 same order and digest wherever it lies. In globs `*` and `?` stay within one folder, `**` crosses folders.
+
+Who may write into a corpus must not choose what else is read: a link that a folder or a glob brings in, and any link in
+a claim, has to stay inside. A local file that the manifest itself names may be a link to anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from rewarm_api.errors import DataError, MissingInputError
 from rewarm_api.snapshot import Format
-from rewarm_trainer.claims import claim_path
+from rewarm_trainer.claims import claim_path, claim_root
 
 WILDCARDS = re.compile(r"[*?\[]")
 SUFFIXES = {
@@ -59,7 +62,7 @@ def expand(uri: str, root: Path) -> list[InputFile]:
     if scheme == "file":
         return expand_local(uri, rest, root)
     if scheme == "claim":
-        return expand_local(uri, str(claim_path(uri)), root)
+        return expand_local(uri, str(claim_path(uri)), root, within=claim_root(uri))
     if scheme == "s3":
         return expand_s3(uri)
     if scheme == "hf":
@@ -69,8 +72,12 @@ def expand(uri: str, root: Path) -> list[InputFile]:
     raise MissingInputError(f"{uri}: cannot be read here; expected a path, file://, claim://, s3:// or hf://")
 
 
-def expand_local(uri: str, path: str, root: Path) -> list[InputFile]:
-    """Files of a path, a glob or a folder (all files below it, hidden ones left out)."""
+def expand_local(uri: str, path: str, root: Path, within: Path | None = None) -> list[InputFile]:
+    """Files of a path, a glob or a folder (all files below it, hidden ones left out).
+
+    Links must not lead out of `within`; where that is not given, out of the folder that is read. Raises DataError (65)
+    for one that does.
+    """
     place = (root / Path(path).expanduser()).absolute()
     if place.is_dir():
         base, found = place, [file for file in place.rglob("*") if file.is_file() and not hidden(file, place)]
@@ -86,8 +93,24 @@ def expand_local(uri: str, path: str, root: Path) -> list[InputFile]:
     if not found:
         what = "the folder holds no file" if place.is_dir() else "no file matches"
         raise MissingInputError(f"{uri}: {what} (looked for {place}); correct the uri or create the files")
+    if within is not None or found != [place]:
+        _check_links(found, within or base)
     files = [InputFile(str(file), file.relative_to(base).as_posix(), file.stat().st_size) for file in found]
     return sorted(files, key=lambda file: file.relative)
+
+
+def _check_links(files: Sequence[Path], within: Path) -> None:
+    boundary = within.resolve()
+    inside: dict[Path, bool] = {}
+    for file in files:
+        if file.parent not in inside:
+            inside[file.parent] = file.parent.resolve().is_relative_to(boundary)
+        if inside[file.parent] and not (file.is_symlink() and not file.resolve().is_relative_to(boundary)):
+            continue
+        raise DataError(
+            f"{file}: leads by a link to {file.resolve()}, expected a file inside {within}; copy it there, or make "
+            "the place it lies in a source of its own"
+        )
 
 
 def hidden(file: Path, base: Path) -> bool:

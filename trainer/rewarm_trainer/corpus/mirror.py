@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rewarm_api.errors import DependencyError
 from rewarm_trainer.corpus.fetch import content_digest
-from rewarm_trainer.files import publish_folder
+from rewarm_trainer.files import is_plain_name, publish_folder
 
 if TYPE_CHECKING:
     from rewarm_trainer.storage import Storage
@@ -32,6 +32,20 @@ class Mirror:
     def _key(self, folder: Path) -> str:
         return folder.relative_to(self._cache).as_posix()
 
+    def _listed(self, key: str) -> dict[str, str]:
+        """Names and digests as the marker of a folder has them. Others write there too: what is no list of plain
+        names is nothing."""
+        assert self._storage is not None
+        try:
+            listed = json.loads(self._storage.get(f"{key}/{MARKER}"))
+        except ValueError:
+            listed = None
+        if isinstance(listed, dict) and all(is_plain_name(name) for name in listed):
+            return listed
+        log.warning("shared cache: %s is no list of files; preparing it here instead", self._storage.uri(key))
+        self._storage.delete(f"{key}/{MARKER}")
+        return {}
+
     def fetch(self, folder: Path | None) -> None:
         """Brings a folder that another machine has made; a damaged copy is passed over and made again here."""
         if self._storage is None or folder is None or folder.is_dir():
@@ -39,7 +53,7 @@ class Mirror:
         storage, key = self._storage, self._key(folder)
         if not storage.exists(f"{key}/{MARKER}"):
             return
-        files: dict[str, str] = json.loads(storage.get(f"{key}/{MARKER}"))
+        files = self._listed(key)
 
         def fill(place: Path) -> None:
             for name, digest in files.items():
@@ -47,6 +61,8 @@ class Mirror:
                 if content_digest(place / name) != digest:
                     raise ValueError(f"{storage.uri(f'{key}/{name}')}: its sha256 is not {digest}")
 
+        if not files:
+            return
         try:
             publish_folder(folder, fill)
         except ValueError as error:
@@ -59,7 +75,7 @@ class Mirror:
         if target.exists() or self._storage is None or folder.is_dir():
             return target if target.exists() else None
         storage, key = self._storage, self._key(folder)
-        listed = json.loads(storage.get(f"{key}/{MARKER}")) if storage.exists(f"{key}/{MARKER}") else {}
+        listed = self._listed(key) if storage.exists(f"{key}/{MARKER}") else {}
         if name not in listed:
             return None
         alone = self._cache / "files" / listed[name] / name

@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from rewarm_api.errors import DataError, MissingInputError
-from rewarm_trainer.files import write_json
+from rewarm_trainer.files import is_plain_name, write_json
 
 VERSION = 1
 SHARD_TOKENS = 1 << 28
@@ -100,6 +100,11 @@ class Index:
             raise DataError(f"{path}: dtype is {value['dtype']!r}, expected {' or '.join(DTYPES)}")
         try:
             shards = tuple(Shard(str(s["file"]), int(s["tokens"]), str(s["sha256"])) for s in value["shards"])
+            for shard in shards:
+                if not is_plain_name(shard.file):
+                    raise DataError(
+                        f"{path}: shard {shard.file!r}, expected the name of a file beside it; make the shards again"
+                    )
             return cls(
                 dtype=value["dtype"],
                 tokenizer=value["tokenizer"],

@@ -153,7 +153,7 @@ def load_by_transformers(folder: Path) -> Loaded:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(

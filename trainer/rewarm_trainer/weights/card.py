@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rewarm_trainer.findings import change
-from rewarm_trainer.model_card import markdown_table
+from rewarm_trainer.model_card import markdown_table, plain
 from rewarm_trainer.weights.verdict import step_words
 
 
@@ -14,13 +14,13 @@ def merged_card(lineage: Mapping[str, Any]) -> str:
     """README.md of the folder."""
     lines = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- merge\n- rewarm\n---",
-        f"# A merged model: {step_words(lineage)}",
+        f"# A merged model: {plain(step_words(lineage))}",
         "Made from other models by arithmetic on their weights, without training (`rewarm merge`).",
         "## Ingredients",
         markdown_table(("model", "weighs", "digest"), [_ingredient(line) for line in lineage["inputs"]]),
     ]
     if lineage.get("formula"):
-        lines.append(f"Formula, weight by weight in float32: {lineage['formula']}.")
+        lines.append(f"Formula, weight by weight in float32: {plain(lineage['formula'])}.")
     if "sets" in lineage:
         rows = [
             (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import zstandard
 
 from rewarm_api.snapshot import Format
-from rewarm_trainer.corpus.readers import Broken, BrokenFile, Document, Fields, reader_for
+from rewarm_trainer.corpus.readers import Broken, BrokenFile, Document, Fields, base, reader_for
 
 # Frames without a checksum cannot tell a flipped bit; `zstd` on the command line writes one.
 squeeze = zstandard.ZstdCompressor(write_checksum=True).compress
@@ -126,3 +128,61 @@ def test_readers_tell_how_much_they_read(tmp_path: Path, format: Format) -> None
     counted: list[int] = []
     assert list(reader_for(format)(path, Fields(), counted.append))
     assert sum(counted) == path.stat().st_size
+
+
+def zeros(size: int) -> bytes:
+    return b'{"text": "' + b"0" * size + b'"}\n'
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(("name", "format"), [("a.jsonl", Format.JSON_LINES), ("a.txt", Format.TEXT)])
+def test_a_bomb_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, name: str, format: Format, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "FREE_BYTES", 1 << 20)
+    path = tmp_path / (name + suffix)
+    path.write_bytes(PACK[suffix](zeros(8 << 20)))
+    with pytest.raises(BrokenFile, match=r"came out of [\d,]+, expected at most 250 times as many") as caught:
+        read(path, format)
+    seen = int(re.findall(r"([\d,]+) bytes came out", str(caught.value))[0].replace(",", ""))
+    assert seen < 4 << 20, "it is stopped on the way, not at the end"
+
+
+def test_what_one_piece_of_a_zstandard_bomb_holds_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of bytes that say "the same 128 KiB again" stands for 32 GiB; memory must not follow."""
+    monkeypatch.setattr(base, "FREE_BYTES", 1 << 20)
+    header = bytes.fromhex("28b52ffd") + b"\x00" + b"\x38"  # a frame with a window of 128 KiB and no checksum
+    block = ((1 << 17) << 3 | 1 << 1).to_bytes(3, "little") + b"0"  # one byte, 131,072 times
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(header + block * (1 << 18))
+    tracemalloc.start()
+    with pytest.raises(BrokenFile, match="line 1: cannot be decompressed"):
+        read(path, Format.JSON_LINES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 512 << 20
+
+
+def test_a_small_file_may_expand_as_it_likes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"0" * (4 << 20)))
+    assert read(path, Format.TEXT) == [Document("0" * (4 << 20))]
+
+
+def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "LONGEST_LINE", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "short"}\n' + zeros(2000))
+    with pytest.raises(BrokenFile, match="line 2: more than 1,000 bytes without an end, expected one document"):
+        read(path, Format.JSON_LINES)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_parquet_bomb_is_refused(tmp_path: Path, dictionary: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own account of its pages, and by what comes out where a dictionary stands for more than that."""
+    monkeypatch.setattr(base, "FREE_BYTES", 1 << 20)
+    table = pyarrow.table({"text": ["0" * 10_000] * 10_000})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, use_dictionary=dictionary, compression="zstd")
+    with pytest.raises(BrokenFile, match="expected at most 250 times as many"):
+        read(path, Format.PARQUET)

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+MOST_EXPANSION = 250
+"""How many times its size a compressed file may expand to, beyond `FREE_BYTES`. Text reaches 20, logs 100."""
+FREE_BYTES = 64 << 20
+LONGEST_LINE = 256 << 20
+"""Bytes of one line, its end included: a line is held in memory."""
+
 Advance = Callable[[int], None]
 """Told how many more bytes of the stored (compressed) input were read."""
 
@@ -34,6 +40,22 @@ class Broken:
 
     line: int
     reason: str
+
+
+class Bomb(Exception):
+    """A compressed file that expands beyond `MOST_EXPANSION`."""
+
+    def __init__(self, expanded: int, stored: int) -> None:
+        super().__init__(
+            f"{expanded:,} bytes came out of {stored:,}, expected at most {MOST_EXPANSION} times as many; if this is "
+            "text, store it uncompressed"
+        )
+
+
+def check_expansion(expanded: int, stored: int) -> None:
+    """Raises Bomb when that many bytes are too many out of so few."""
+    if expanded > FREE_BYTES and expanded > MOST_EXPANSION * stored:
+        raise Bomb(expanded, stored)
 
 
 class BrokenFile(Exception):
@@ -94,6 +116,7 @@ class _Counted(io.RawIOBase):
 
     def __init__(self, stream: IO[bytes], advance: Advance) -> None:
         self._stream, self._advance = stream, advance
+        self.read_so_far = 0
 
     def readable(self) -> bool:
         return True
@@ -101,6 +124,7 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
+        self.read_so_far += len(data)
         self._advance(len(data))
         return len(data)
 
@@ -125,7 +149,8 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            data = self._rest or self._stream.read(1 << 18)
+            # All that comes out of one piece is made at once, and 4 KiB can hold 128 MiB.
+            data = self._rest or self._stream.read(1 << 12)
             self._rest = b""
             if not data:
                 if self._inside:
@@ -143,21 +168,53 @@ class _Zstandard(io.RawIOBase):
         super().close()
 
 
+class _Bounded(io.RawIOBase):
+    """What comes out of a compressed file, as long as that is not too much."""
+
+    def __init__(self, stream: Any, stored: _Counted) -> None:
+        self._stream, self._stored = stream, stored
+        self._expanded = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._stream.readinto(buffer)
+        self._expanded += size
+        check_expansion(self._expanded, self._stored.read_so_far)
+        return size
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 @contextmanager
 def opened(path: Path, advance: Advance) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, decompressed by its suffix (.gz, .zst)."""
-    raw: Any = io.BufferedReader(_Counted(path.open("rb", buffering=0), advance), 1 << 18)
+    """The bytes of a file, decompressed by its suffix (.gz, .zst). Reading raises Bomb where they are too many."""
+    stored = _Counted(path.open("rb", buffering=0), advance)
+    raw: Any = io.BufferedReader(stored, 1 << 18)
     stream: Any = raw
     if path.suffix == ".gz":
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18)
+        stream = io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=raw), stored), 1 << 18)
     elif path.suffix == ".zst":
-        stream = io.BufferedReader(_Zstandard(raw), 1 << 18)
+        stream = io.BufferedReader(_Bounded(_Zstandard(raw), stored), 1 << 18)
     with raw, stream:
         yield stream
 
 
+def lines_of(stream: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a file with their ends. Raises BrokenFile for one longer than `LONGEST_LINE`."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise BrokenFile(f"line {number}: more than {LONGEST_LINE:,} bytes without an end, expected one document")
+        yield line
+
+
 def decompression_errors() -> tuple[type[Exception], ...]:
-    """What a damaged .gz or .zst raises; asked for only when something was raised."""
+    """What a damaged or hostile .gz or .zst raises; asked for only when something was raised."""
     import zstandard
 
-    return (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+    return (Bomb, EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)

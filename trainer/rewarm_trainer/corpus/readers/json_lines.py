@@ -13,6 +13,7 @@ from rewarm_trainer.corpus.readers.base import (
     Document,
     Fields,
     decompression_errors,
+    lines_of,
     opened,
 )
 
@@ -24,7 +25,7 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
     number = 0
     with opened(path, advance) as stream:
         try:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(lines_of(stream), start=1):
                 content = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
                 if content.strip():
                     yield parse(content, number, fields)

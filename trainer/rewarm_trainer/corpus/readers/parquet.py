@@ -12,6 +12,7 @@ from rewarm_trainer.corpus.readers.base import (
     BrokenFile,
     Document,
     Fields,
+    check_expansion,
     decompression_errors,
     opened,
 )
@@ -30,8 +31,12 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
             names = file.schema_arrow.names
             if missing := [name for name in fields.asked() if name not in names]:
                 raise BrokenFile(f"no column {missing[0]!r}; the file has {', '.join(map(repr, names))}")
-            total = max(1, file.metadata.num_rows)
+            check_expansion(unpacked_bytes(file.metadata, fields.asked()), size)
+            total, expanded = max(1, file.metadata.num_rows), 0
             for batch in file.iter_batches(BATCH_ROWS, columns=fields.asked(), use_threads=False):
+                # A dictionary may stand for far more than the file says of its pages.
+                expanded += batch.nbytes
+                check_expansion(expanded, size)
                 for record in records(batch):
                     row += 1
                     yield Broken(row, str(record)) if isinstance(record, Exception) else fields.document(record, row)
@@ -40,6 +45,13 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
     except (pyarrow.ArrowException, OSError, *decompression_errors()) as error:
         raise BrokenFile(f"row {row + 1}: cannot be read as Parquet ({first_line(error)})") from error
     advance(size - done)
+
+
+def unpacked_bytes(metadata: Any, names: list[str]) -> int:
+    """Bytes of the pages of these columns once they are decompressed, as the file's footer has them."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
 
 
 def unpacked(path: Path) -> Any:
