@@ -21,18 +21,19 @@ spin = os.environ.get("SPIN")
 if spin != "ours":
     os.environ["GOMP_SPINCOUNT"] = spin
 import rewarm_trainer
-from arms import Rewarm, Text, Work
-work = Work(128, 4, 2048, 256, 16)
-arm = Rewarm(work, Text(work), bf16=False, compiled=False)
+from speed.arms.training import Rewarm
+arm = Rewarm({"hidden": 128, "layers": 4, "vocabulary": 2048, "length": 256, "rows": 16}, bf16=False, compiled=False)
 arm.run(2)
-print(work.tokens * 6 / arm.run(6))
+began = time.perf_counter()
+arm.run(6)
+print(256 * 16 * 6 / (time.perf_counter() - began))
 """
 # libgomp's own default when OMP_WAIT_POLICY is not set and threads do not outnumber cores.
 ARMS = {"spinning (libgomp's own)": "300000", "ours": "ours"}
 
 
 def rate(spin: str) -> float:
-    paths = [str(ROOT / "api"), str(ROOT / "trainer"), str(Path(__file__).parent)]
+    paths = [str(ROOT / "api"), str(ROOT / "trainer"), str(Path(__file__).parents[1])]
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *paths],

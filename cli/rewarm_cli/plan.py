@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewarm_api.errors import ManifestError
 from rewarm_api.quantity import format_tokens
-from rewarm_cli import document, planning
+from rewarm_cli import document, planning, speeding
 from rewarm_cli.output import Output, emit, say, show, table, warn
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, outp
     parameters = count_parameters(snapshot.base_model, root)
     facts = planning.plan_facts(snapshot, plan, mixture, pins=pins, at=positions, parameters=parameters)
     facts["resolution"] = resolutions(snapshot, pins, root)
+    vocabulary = pins.vocabulary if pins else speeding.vocabulary_of(snapshot.base_model, root)
+    facts["speed"] = speeding.technique_facts(
+        snapshot, plan, parameters, vocabulary, *speeding.machine_for(snapshot, checked.document)
+    )
     if plot is not None:
         from rewarm_cli.plot import draw
 
@@ -140,12 +144,17 @@ def _show(facts: dict[str, Any]) -> None:
     ]
     from rewarm_cli.resolving import footnotes, rows
 
+    speed = [
+        (each["name"], "on" if each["on"] else "off", each["why"], each["switch"])
+        for each in facts["speed"]["techniques"]
+    ]
     columns = ("set", "role", "documents", "interval ±", "found in 8 of 10 runs")
     show(
         table("Schedule", ("segment", "from token", "to token", "learning rate", "to"), segments),
         *([table("Phases", head, phases, words=1)] if phases else []),
         table("Mixture", ("source", "group", "share", "rows", "tokens", "epochs"), sources, words=2),
         table("Smallest change that shows, nats per token", columns, rows(facts["resolution"]), words=2),
+        table(f"Speed on {facts['speed']['where']}", ("technique", "", "why", "switch"), speed, words=4),
         table("At", ("tokens", "learning rate", *(f"rows of {name}" for name in names)), positions, words=0),
     )
     for line in footnotes(facts["resolution"]):

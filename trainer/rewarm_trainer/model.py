@@ -7,8 +7,6 @@ and trained as BF16 loses most small updates to rounding (design: trainer.md, "L
 from __future__ import annotations
 
 import fnmatch
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,9 +17,12 @@ from torch import Tensor, nn
 
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.snapshot import Optimizer
+from rewarm_trainer import techniques
+from rewarm_trainer.chunked_loss import ChunkedLoss, plain_head
+from rewarm_trainer.machine import has_compiler
+from rewarm_trainer.techniques import Machine
 
 IGNORED = -100
-_COMPILE_WORTH_FLOPS = 3e12  # about a minute of eager BF16 training on two cores; compiling costs a third of that
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -114,6 +115,9 @@ def _picked(wide: Tensor, labels: Tensor) -> Tensor:
     return wide.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
 
 
+_SCORED_TOGETHER = 1 << 21  # logits: what stays in a processor's caches between the passes over them
+
+
 def nats_and_top1(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The nats of `_token_nats`, and whether no other token has a higher logit than the label (False where ignored).
 
@@ -122,8 +126,21 @@ def nats_and_top1(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = logits.float()
     picked, valid = _picked(wide, labels), labels != IGNORED
-    nats = torch.where(valid, torch.logsumexp(wide, -1) - picked, 0.0)
-    return nats, valid & (picked >= wide.amax(-1))
+    return eager_nats(logits, labels), valid & (picked >= wide.amax(-1))
+
+
+def eager_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """The nats of `_token_nats` where nothing is compiled and no gradient is asked for: a few rows at a time through
+    the library's own softmax, several times as fast on a CPU as logsumexp over all of them."""
+    flat, wanted = logits.flatten(0, 1), labels.flatten()
+    rows = max(1, _SCORED_TOGETHER // flat.shape[-1]) if flat.device.type == "cpu" else len(flat)
+    parts = [
+        nn.functional.cross_entropy(
+            flat[at : at + rows].float(), wanted[at : at + rows], ignore_index=IGNORED, reduction="none"
+        )
+        for at in range(0, len(flat), rows)
+    ]
+    return torch.cat(parts).view_as(labels)
 
 
 class TokenLosses(nn.Module):
@@ -133,12 +150,33 @@ class TokenLosses(nn.Module):
         super().__init__()
         self.model = model
         self._token_nats: Callable[[Tensor, Tensor], Tensor] = _token_nats
+        self._chunked: ChunkedLoss | None = None
 
-    def forward(self, inputs: Tensor, labels: Tensor, positions: Tensor | None, top1: bool = False) -> Any:
-        """Nats of each label, [B, S]; with `top1` also whether the model would have chosen it."""
+    def forward(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        positions: Tensor | None,
+        top1: bool = False,
+        weights: Tensor | None = None,
+    ) -> Any:
+        """Nats of each label, [B, S]; with `top1` also whether the model would have chosen it.
+
+        With `weights` [B], the gradient that each row's nats will get: (sum of weights x nats to take the gradient of,
+        nats without one). Known beforehand, they let head and loss go together.
+        """
         # attention_mask=None and use_cache=False: otherwise packed documents attend to each other without a word.
-        output = self.model(input_ids=inputs, position_ids=positions, attention_mask=None, use_cache=False)
-        return nats_and_top1(output.logits, labels) if top1 else self._token_nats(output.logits, labels)
+        asked = {"input_ids": inputs, "position_ids": positions, "attention_mask": None, "use_cache": False}
+        if weights is not None and self._chunked is not None:
+            hidden = self.model.base_model(**asked).last_hidden_state
+            return self._chunked.weighted(hidden, labels, weights.unsqueeze(1).expand(labels.shape))
+        logits = self.model(**asked).logits
+        if top1:
+            return nats_and_top1(logits, labels)
+        if not torch.is_grad_enabled():
+            return eager_nats(logits, labels)
+        nats = self._token_nats(logits, labels)
+        return nats if weights is None else ((nats * weights.unsqueeze(1)).sum(), nats.detach())
 
     def compile_blocks(self) -> None:
         """Compile each block and the loss for one shape: what makes a compiled resume bit-identical."""
@@ -146,37 +184,31 @@ class TokenLosses(nn.Module):
             block.compile(dynamic=False)
         self._token_nats = torch.compile(_token_nats, dynamic=False)
 
+    def chunk_loss(self, *, compiled: bool) -> bool:
+        """Take head and loss together where this model's logits are its head's product; whether they are."""
+        head = plain_head(self.model)
+        if head is not None:
+            self._chunked = ChunkedLoss(head, compiled=compiled)
+        return head is not None
+
 
 def without_compilation() -> AbstractContextManager[object]:
     """Evaluation has shapes of its own: it runs eagerly, so that it cannot touch what training compiled."""
     return torch.compiler.set_stance("force_eager")
 
 
-def should_compile(choice: str, device: torch.device, parameters: int, tokens: int) -> bool:
-    """`on`, `off`, or by the work ahead: compiling costs up to a minute on a CPU and needs a C++ compiler there."""
-    if choice in ("on", "off"):
-        return choice == "on"
-    if device.type != "cpu":
-        # Kernels come from Triton, which has a C compiler build their launchers.
-        return any(shutil.which(name) for name in ("cc", "gcc", "clang")) or "CC" in os.environ
-    has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    return has_compiler and 6.0 * parameters * tokens >= _COMPILE_WORTH_FLOPS
-
-
-def attention_for(device: torch.device, precision: str, compiled: bool, rows: int, length: int) -> str:
-    """`sdpa`, but where its CPU kernel is the slow one: its BF16 backward pass costs more than the plain products,
-    which a compiled block fuses. Plain attention keeps rows x heads x S x S numbers, so only short rows take it."""
-    plain = device.type == "cpu" and precision == "BF16" and compiled and rows * length * length <= 1 << 23
-    return "eager" if plain else "sdpa"
+def machine_of(device: torch.device) -> Machine:
+    """What of `device` decides which techniques are used."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return Machine(device.type, native, has_compiler(device.type))
 
 
 def precision_for(choice: str | None, device: torch.device) -> str:
     """`BF16` or `FP32`: as asked, else BF16 where the device computes in it natively."""
-    if choice:
-        return choice
-    if device.type == "cuda":
-        return "BF16" if torch.cuda.is_bf16_supported() else "FP32"
-    return "BF16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "FP32"
+    return techniques.precision(choice, machine_of(device))
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group
-from rewarm_trainer import harness, lora
+from rewarm_trainer import harness, lora, techniques
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
 from rewarm_trainer.answering import Answerer
@@ -86,6 +86,7 @@ class Session:
     optimizer: torch.optim.Optimizer = field(init=False)
     compiled: bool = field(init=False)
     attention: str = field(init=False)
+    chunked_loss: bool = field(init=False)
     micro_rows: int = field(init=False)
     method: MetaExperience | None = field(init=False)
     adapter: dict[str, Any] | None = field(init=False)
@@ -135,19 +136,27 @@ class Session:
             training.micro_batch_rows, rows // self.world, training.sequence_length, run.pins.vocabulary, device
         )
         models.checkpoint_activations(self.model, training.activation_checkpointing)
-        choice = os.environ.get("REWARM_COMPILE", "auto")
-        self.compiled = models.should_compile(choice, device, parameters, run.plan.tokens)
-        self.attention = models.attention_for(
-            device, self.precision, self.compiled, self.micro_rows, training.sequence_length
-        )
-        self.model.set_attn_implementation(self.attention)  # type: ignore[operator]
-        if self.compiled:
-            self.losses.compile_blocks()
+        self._choose_techniques(parameters)
         optimizer = models.build_optimizer(self.model, training.optimizer)
         self.module, prepared = self.accelerator.prepare(self.losses, optimizer)
         self.optimizer = prepared.optimizer
         self.module.train()
         self.method = self._method()
+
+    def _choose_techniques(self, parameters: int) -> None:
+        """What makes a step fast on this device; `rewarm plan` shows the same choices."""
+        training, machine = self.run.snapshot.training, models.machine_of(self.accelerator.device)
+        switches = techniques.Switches.read(training.precision, dict(os.environ))
+        work = techniques.Work(
+            parameters, self.run.plan.tokens, self.run.pins.vocabulary, self.micro_rows, training.sequence_length
+        )
+        self.compiled, _ = techniques.compilation(switches.compilation, machine, work)
+        self.attention = techniques.attention(self.precision, self.compiled, machine, work)
+        self.model.set_attn_implementation(self.attention)  # type: ignore[operator]
+        wanted, _ = techniques.chunked_loss(switches.chunked_loss, work)
+        self.chunked_loss = wanted and self.losses.chunk_loss(compiled=self.compiled)
+        if self.compiled:
+            self.losses.compile_blocks()
 
     def _method(self) -> MetaExperience | None:
         asked = self.run.snapshot.replay.meta_experience
@@ -350,6 +359,7 @@ class Session:
             "precision": self.precision,
             "compiled": self.compiled,
             "attention": self.attention,
+            "chunked_loss": self.chunked_loss,
             "micro_batch_rows": self.micro_rows,
             "threads": torch.get_num_threads(),
             "instruction_set": torch.backends.cpu.get_cpu_capability(),

@@ -103,6 +103,13 @@ class Numbers:
         return bool(np.isfinite(self.loss) and np.isfinite(self.gradient_norm))
 
 
+def part_weights(weights: Tensor | None, start: int, part: Batch, device: torch.device) -> Tensor:
+    """What each row of a micro-batch weighs among the rows of its rank: 1 where all weigh the same. [rows]."""
+    if weights is None:
+        return torch.ones(len(part), device=device)
+    return weights[start : start + len(part)].float()
+
+
 class Updater:
     """Applies updates to one model under one optimizer."""
 
@@ -199,13 +206,12 @@ class Updater:
             part = batch.part(start, start + self._micro_rows)
             is_last = start + self._micro_rows >= len(batch)
             with self._synchronised_only_at(is_last):
-                token_nats = self._module(*self._tensors(part))
                 # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
-                trained = token_nats.sum()
-                if weights is not None:
-                    trained = (token_nats.sum(1) * weights[start : start + self._micro_rows]).sum()
-                self._accelerator.backward(trained * (self._world / labels))
-            row_nats = token_nats.detach().sum(1)
+                scale = self._world / labels
+                own = part_weights(weights, start, part, self._device) * scale
+                objective, token_nats = self._module(*self._tensors(part), weights=own)
+                self._accelerator.backward(objective)
+            row_nats = token_nats.sum(1)
             nats += row_nats.sum()
             if source_nats is not None and source_labels is not None:
                 owners = torch.from_numpy(part.sources).to(self._device)

@@ -181,3 +181,21 @@ def test_facts_agree_with_the_trainer(budget, rows, every, at):
         steps = range(1, plan.steps + 1)
         assert facts["checkpoints"]["count"] == sum(is_checkpoint_step(plan, step) for step in steps)
         assert facts["evaluation"]["looks"] == sum(is_evaluation_step(plan, step) for step in steps)
+
+
+def test_techniques_are_listed_with_reason_and_switch(rewarm, manifest, monkeypatch):
+    monkeypatch.setenv("REWARM_COMPILE", "off")
+    monkeypatch.setenv("REWARM_CHUNKED_LOSS", "on")
+    speed = rewarm("plan", manifest(), "-o", "json").json["speed"]
+    found = {each["name"]: each for each in speed["techniques"]}
+    compiled, chunked = found["blocks compiled one by one"], found["head and loss in chunks"]
+    assert (compiled["on"], compiled["why"], compiled["switch"]) == (False, "as asked", "REWARM_COMPILE")
+    assert (chunked["on"], chunked["why"], chunked["switch"]) == (True, "as asked", "REWARM_CHUNKED_LOSS")
+    shown = rewarm("plan", manifest()).out
+    assert "Speed on this machine" in shown
+    assert "head and loss in chunks" in shown
+
+
+def test_a_manifest_that_asks_for_gpus_is_told_what_is_on_there(rewarm, manifest):
+    speed = rewarm("plan", manifest(compute={"nodes": 2, "gpusPerNode": 8}), "-o", "json").json["speed"]
+    assert (speed["device"], speed["where"]) == ("cuda", "a node with GPUs")

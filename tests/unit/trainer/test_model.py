@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -204,16 +203,6 @@ def test_the_blocks_are_the_transformers_layers() -> None:
 
 
 # --- choices --------------------------------------------------------------------------------------------------------
-
-
-def test_compilation_is_for_work_that_repays_it() -> None:
-    cpu = torch.device("cpu")
-    assert model.should_compile("on", cpu, 1, 1)
-    assert not model.should_compile("off", torch.device("cuda"), 10**12, 10**12)
-    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang"))) or "CC" in os.environ
-    assert model.should_compile("auto", torch.device("cuda"), 1, 1) == has_compiler
-    assert not model.should_compile("auto", cpu, 10**4, 10**4)
-    assert model.should_compile("auto", cpu, 10**9, 10**9) == any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 def test_precision_is_what_was_asked_for() -> None:

@@ -1,72 +1,37 @@
-"""The trainers that are compared, each on the same rows, the same model and the same optimizer settings.
+"""The trainers of our own environment, each on the same rows, the same model and the same optimizer settings.
 
-rewarm    the product's own loader and updater, as `rewarm run` builds them
-bare      a plain PyTorch loop with the same techniques, and nothing else
-trainer   transformers.Trainer
+Rewarm        the product's own loader and updater, as `rewarm run` builds them
+Bare          a plain PyTorch loop with the same techniques, and nothing else
+HuggingFace   transformers.Trainer
 """
 
 from __future__ import annotations
 
 import os
-import time
+import tempfile
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
+import rewarm_trainer  # noqa: F401 - before torch: it sets how long OpenMP spins
+
+import torch  # isort: skip
 from torch import nn
 
 from rewarm_api.snapshot import Optimizer
-from rewarm_trainer.batches import Loader
+from rewarm_trainer import techniques
+from rewarm_trainer.batches import Loader, document_positions
 from rewarm_trainer.memory import keep_freed_memory
-from rewarm_trainer.model import TokenLosses, attention_for, build_optimizer, scratch_model
+from rewarm_trainer.model import TokenLosses, build_optimizer, machine_of, scratch_model
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.update import Updater, micro_batch_rows
+from speed.work import BETAS, CLIP, DECAY, EOS, EPSILON, RATE, Text, Work
 
-EOS, BETAS, EPSILON, DECAY, CLIP, RATE = 0, (0.9, 0.95), 1e-8, 0.1, 1.0, 3e-4
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every arm does: rows of `length` tokens, `rows` of them a step, documents of about 200 tokens."""
-
-    hidden: int
-    layers: int
-    vocabulary: int
-    length: int
-    rows: int
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.length
-
-    def model(self) -> nn.Module:
-        config = {
-            "model_type": "llama",
-            "hidden_size": self.hidden,
-            "intermediate_size": self.hidden * 11 // 4,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": max(1, self.hidden // 32),
-            "num_key_value_heads": max(1, self.hidden // 32),
-            "max_position_embeddings": self.length,
-            "tie_word_embeddings": True,
-        }
-        return scratch_model(config, self.vocabulary, EOS, seed=1)
+CPU = torch.device("cpu")
 
 
-class Text:
-    """Random token rows with document ends, in memory: no arm waits for a disk."""
-
-    def __init__(self, work: Work, count: int = 512) -> None:
-        random = np.random.default_rng(0)
-        self.tokens = random.integers(1, work.vocabulary, (count, work.length + 1))
-        self.tokens[random.random(self.tokens.shape) < 1 / 200] = EOS
-        self.rows = count
-
-    def row(self, index: int) -> np.ndarray:
-        row: np.ndarray = self.tokens[index]
-        return row
+def model_of(work: Work) -> nn.Module:
+    return scratch_model(work.config(), work.vocabulary, EOS, seed=1)
 
 
 def order_of(text: Text, work: Work) -> Order:
@@ -79,19 +44,32 @@ def loader_of(text: Text, work: Work) -> Loader:
     return Loader({"text": text}, eos=EOS, masking=True, rank=0, world=1, rows=work.rows)
 
 
+def attention_of(work: Work, rows: int, bf16: bool, compiled: bool) -> str:
+    chosen = techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length)
+    return techniques.attention("BF16" if bf16 else "FP32", compiled, machine_of(CPU), chosen)
+
+
 class Rewarm:
     """The product's updater and loader."""
 
-    def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
+    def __init__(self, work: dict[str, int], *, bf16: bool, compiled: bool, chunked: bool | None = None) -> None:
+        """`chunked`: head and loss together, or not; None: as the product chooses."""
         from accelerate import Accelerator
 
+        self._work = work = Work(**work)  # type: ignore[assignment]
+        text = Text(work)
         keep_freed_memory()
         os.environ["ACCELERATE_USE_CPU"] = "true"
         accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
         rows = micro_batch_rows(None, work.rows, work.length, work.vocabulary, accelerator.device)
-        losses = TokenLosses(work.model())
-        attention = attention_for(accelerator.device, "BF16" if bf16 else "FP32", compiled, rows, work.length)
-        losses.model.set_attn_implementation(attention)  # type: ignore[operator]
+        losses = TokenLosses(model_of(work))
+        losses.model.set_attn_implementation(attention_of(work, rows, bf16, compiled))  # type: ignore[operator]
+        wanted, _ = techniques.chunked_loss(
+            "auto" if chunked is None else "on" if chunked else "off",
+            techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length),
+        )
+        if wanted:
+            losses.chunk_loss(compiled=compiled)
         if compiled:
             losses.compile_blocks()
         settings = Optimizer(
@@ -106,27 +84,37 @@ class Rewarm:
         self._updater = Updater(accelerator, module, optimizer.optimizer, micro_rows=rows, clip=CLIP, seed=1, sources=1)
         self._loader, self._order, self._step = loader_of(text, work), order_of(text, work), 0
 
-    def run(self, steps: int) -> float:
-        began = time.perf_counter()
+        self.facts = {"parameters": sum(parameter.numel() for parameter in losses.model.parameters())}
+
+    def run(self, steps: int) -> None:
+        outcome = None
         for _ in range(steps):
             batch = self._loader.batch(self._order, self._step)
-            outcome = self._updater.apply(
-                self._step, batch, RATE, stop=False, commit=False, by_source=self._step % 10 == 0
+            before, outcome = (
+                outcome,
+                self._updater.apply(self._step, batch, RATE, stop=False, commit=False, by_source=self._step % 10 == 0),
             )
-            outcome.read()
+            if before is not None:
+                before.read()
             self._step += 1
-        return time.perf_counter() - began
+        if outcome is not None:
+            outcome.read()
 
 
 class Bare:
     """Forward, backward, clip, step: the least that trains, with the same techniques as the product."""
 
-    def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
+    def __init__(self, work: dict[str, int], *, bf16: bool, compiled: bool, techniques: bool = True) -> None:
+        """`techniques` False: as a tutorial writes it, but for the compute type."""
         keep_freed_memory()
-        self._model = work.model()
-        attention = attention_for(torch.device("cpu"), "BF16" if bf16 else "FP32", compiled, work.rows, work.length)
-        self._model.set_attn_implementation(attention)  # type: ignore[operator]
+        self._work, self._bf16 = Work(**work), bf16
+        self._text = Text(self._work)
+        self._model = model_of(self._work)
         self._loss: Callable[..., torch.Tensor] = nn.functional.cross_entropy
+        if techniques:
+            self._model.set_attn_implementation(  # type: ignore[operator]
+                attention_of(self._work, self._work.rows, bf16, compiled)
+            )
         if compiled:
             for block in self._model.model.layers:  # type: ignore[union-attr]
                 block.compile(dynamic=False)
@@ -140,11 +128,10 @@ class Bare:
             eps=EPSILON,
             fused=True,
         )
-        self._bf16 = bf16
-        self._loader, self._order, self._step = loader_of(text, work), order_of(text, work), 0
+        self._loader, self._order = loader_of(self._text, self._work), order_of(self._text, self._work)
+        self._step = 0
 
-    def run(self, steps: int) -> float:
-        began = time.perf_counter()
+    def run(self, steps: int) -> None:
         for _ in range(steps):
             batch = self._loader.batch(self._order, self._step)
             inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
@@ -159,37 +146,38 @@ class Bare:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._step += 1
-        return time.perf_counter() - began
 
 
 class HuggingFace:
-    """transformers.Trainer on the same rows; what it does beside training (logging, saving) is off."""
+    """transformers.Trainer on the same rows, going on from one request to the next; logging and saving are off."""
 
-    def __init__(self, work: Work, text: Text, *, bf16: bool, compiled: bool) -> None:
-        self._work, self._text, self._bf16, self._compiled = work, text, bf16, compiled
-        self._model = work.model()
-        self._step = 0
-
-    def run(self, steps: int) -> float:
+    def __init__(self, work: dict[str, int], *, bf16: bool, compiled: bool) -> None:
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
-        marks: list[float] = []
+        sizes = Work(**work)
+        go, done = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._done = go, done
 
-        class Watch(TrainerCallback):  # type: ignore[misc]
+        class Gate(TrainerCallback):  # type: ignore[misc]
+            """Holds the Trainer before each step until somebody asks for it."""
+
+            def on_step_begin(self, *arguments: Any, **keywords: Any) -> None:
+                go.acquire()
+
             def on_step_end(self, *arguments: Any, **keywords: Any) -> None:
-                marks.append(time.perf_counter())
+                done.release()
 
         arguments = TrainingArguments(
-            output_dir="/tmp/rewarm-speed",
-            per_device_train_batch_size=self._work.rows,
-            max_steps=steps + 1,
+            output_dir=tempfile.mkdtemp(prefix="rewarm-speed-"),
+            per_device_train_batch_size=sizes.rows,
+            max_steps=1_000_000,
             learning_rate=RATE,
             weight_decay=DECAY,
             adam_beta1=BETAS[0],
             adam_beta2=BETAS[1],
             max_grad_norm=CLIP,
-            bf16=self._bf16,
-            torch_compile=self._compiled,
+            bf16=bf16,
+            torch_compile=compiled,
             lr_scheduler_type="constant",
             logging_strategy="no",
             save_strategy="no",
@@ -198,9 +186,23 @@ class HuggingFace:
             disable_tqdm=True,
             remove_unused_columns=False,
         )
-        Trainer(self._model, arguments, train_dataset=_Examples(self._text), callbacks=[Watch()]).train()
-        # The first step starts the data loader and whatever else a start costs: it is not counted.
-        return marks[-1] - marks[0]
+        trainer = Trainer(model_of(sizes), arguments, train_dataset=_Examples(Text(sizes)), callbacks=[Gate()])
+        # A daemon: the arm is killed while it waits for a request that never comes.
+        threading.Thread(target=self._train, args=[trainer], daemon=True).start()
+
+    def _train(self, trainer: Any) -> None:
+        try:
+            trainer.train()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._go.release()
+            self._done.acquire()
 
 
 class _Examples(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -211,8 +213,6 @@ class _Examples(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return self._text.rows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        from rewarm_trainer.batches import document_positions
-
         row = self._text.row(index)
         # The Trainer's model shifts labels itself: the label at j + 1 is the one after input j.
         labels = row[:-1].copy()
