@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rewarm_api.fields import Integer, KubernetesName, Label, Mark, Number, Spec, Text, Uri, Words
+from rewarm_api.fields import Flag, Integer, KubernetesName, Label, Mark, Number, Spec, Text, Uri, Words
 from rewarm_api.pod_template import PodTemplate
 
 
@@ -21,6 +21,8 @@ class Checkpoints(Spec):
     """Minutes between checkpoints."""
     keep: Annotated[Integer, Field(ge=1, le=1000)] = 3
     """How many of the newest are kept, beside the best."""
+    single_writer: Flag = False
+    """Allow a store that passes over conditional writes. Then nothing but you keeps a second writer away."""
 
 
 class Cache(Spec):

@@ -61,6 +61,7 @@ def resolve(
             every=given.checkpoints.every,
             every_minutes=given.checkpoints.every_minutes,
             keep=given.checkpoints.keep,
+            single_writer=given.checkpoints.single_writer,
         ),
         cache_uri=given.cache.uri,
         tracking=result.Tracking(

@@ -352,6 +352,7 @@ class Checkpoints(Frozen):
     every: str | None = Field(description="tokens or percent; None: a tenth of the plan")
     every_minutes: float
     keep: int
+    single_writer: bool = added(False, "a store without conditional writes is allowed")
 
 
 class Tracking(Frozen):

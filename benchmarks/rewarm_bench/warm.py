@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -109,11 +110,20 @@ class Warm:
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
-    def start(self, arguments: Sequence[str], cwd: Path, module: str = "rewarm_cli") -> WarmProcess:
-        """`python -m MODULE ARGUMENTS` in a folder, its output readable."""
+    def start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        module: str = "rewarm_cli",
+        environment: Mapping[str, str] | None = None,
+    ) -> WarmProcess:
+        """`python -m MODULE ARGUMENTS` in a folder, its output readable.
+
+        `environment`: more variables, of those that are read while a command runs; imports have read theirs already.
+        """
         out, child_out = os.pipe()
         err, child_err = os.pipe()
-        pid, channel = self._ask(arguments, cwd, module, child_out, child_err)
+        pid, channel = self._ask(arguments, cwd, module, child_out, child_err, environment)
         streams = (os.fdopen(each, encoding="utf-8", errors="replace") for each in (out, err))
         return WarmProcess(pid, [module, *arguments], channel, *streams)
 
@@ -126,9 +136,23 @@ class Warm:
         process = WarmProcess(pid, [module, *arguments], channel, *nothing)
         return process.wait(), process.cpu_seconds
 
-    def _ask(self, arguments: Sequence[str], cwd: Path, module: str, out: int, err: int) -> tuple[int, socket.socket]:
+    def _ask(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        module: str,
+        out: int,
+        err: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[int, socket.socket]:
         """Have the parent fork; takes `out` and `err`. Returns the process and where its end is told."""
-        request = json.dumps({"module": module, "arguments": list(arguments), "cwd": str(cwd)}).encode()
+        asked = {
+            "module": module,
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "environment": dict(environment or {}),
+        }
+        request = json.dumps(asked).encode()
         ours, theirs = socket.socketpair()
         try:
             with self._lock:
@@ -191,10 +215,8 @@ def _reap(running: dict[int, socket.socket]) -> None:
         ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
             with running.pop(pid) as channel:
-                try:
+                with suppress(BrokenPipeError):
                     channel.send(f"{status} {used.ru_utime + used.ru_stime:.3f}".encode())
-                except BrokenPipeError:
-                    continue  # nobody waits for it any more
 
 
 def _take(requests: socket.socket, running: dict[int, socket.socket], wake: tuple[int, int]) -> bool:
@@ -213,7 +235,8 @@ def _take(requests: socket.socket, running: dict[int, socket.socket], wake: tupl
         _become(json.loads(body), out, err, inherited)
     os.close(out)
     os.close(err)
-    channel.send(str(pid).encode())
+    with suppress(BrokenPipeError):  # who asked is gone; the command goes on, and is reaped
+        channel.send(str(pid).encode())
     running[pid] = channel
     return True
 
@@ -228,6 +251,7 @@ def _become(request: dict[str, Any], out: int, err: int, inherited: Sequence[int
     for descriptor in (null, out, err, *inherited):
         os.close(descriptor)
     os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
     sys.argv = [request["module"], *request["arguments"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit(0)

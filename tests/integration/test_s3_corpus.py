@@ -110,7 +110,7 @@ def test_what_is_not_there_is_66(store: S3Storage, tmp_path: Path) -> None:
 
 def test_a_store_that_stays_away_is_75(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setenv("REWARM_STORAGE_DEADLINE_SECONDS", "0")
     with pytest.raises(DependencyError, match=r"cannot be used .*check AWS_ENDPOINT_URL") as caught:
         S3Storage(f"s3://{bucket}").get("a")
     assert caught.value.exit_code == 75

@@ -103,12 +103,16 @@ class World:
         assert process.returncode is not None
         return Finished(process.returncode, out, err)
 
+    def fork(self, *arguments: str | Path, module: str = "rewarm_cli", **environment: str) -> WarmProcess:
+        """The command in the background, forked warm; `environment`: only what no import reads."""
+        if not self.warm:
+            self.warm.append(Warm(self.environment))
+        return self.warm[0].start([str(argument) for argument in arguments], self.root, module, environment)
+
     def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str] | WarmProcess:
         """The command in the background, its progress lines readable from `stderr`."""
         if not environment:
-            if not self.warm:
-                self.warm.append(Warm(self.environment))
-            return self.warm[0].start([str(argument) for argument in arguments], self.root)
+            return self.fork(*arguments)
         return subprocess.Popen(
             self.command(*arguments),
             stdout=subprocess.PIPE,

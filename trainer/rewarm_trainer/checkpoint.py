@@ -19,9 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from rewarm_api.errors import DataError, DependencyError, MissingInputError
 from rewarm_trainer.files import disk_errors, is_plain_name
 from rewarm_trainer.storage import LocalStorage, Storage, open_storage
+=======
+from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
+from rewarm_trainer.faults import reached
+from rewarm_trainer.files import disk_errors
+from rewarm_trainer.orphans import Orphans
+from rewarm_trainer.storage import LocalStorage, NoConditions, Storage, open_storage
+>>>>>>> campaign
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 MANIFEST = "manifest.json"
@@ -80,15 +88,18 @@ class Entry:
 class Checkpoints:
     """All checkpoints of one run, in a folder or a bucket. `scratch` is a local folder for files on their way."""
 
-    def __init__(self, store: Storage, scratch: Path) -> None:
+    def __init__(self, store: Storage, scratch: Path, *, single_writer: bool = False) -> None:
+        """`single_writer`: the manifest allows a store that cannot keep a second writer away."""
         self._store = store
         self._scratch = scratch
         self._epoch = 0
+        self._single_writer = single_writer
+        self.orphans = Orphans(store)
 
     @staticmethod
-    def of(work: WorkFolder, uri: str | None, root: Path) -> Checkpoints:
+    def of(work: WorkFolder, uri: str | None, root: Path, *, single_writer: bool = False) -> Checkpoints:
         store: Storage = open_storage(uri, root=root) if uri else LocalStorage(work.checkpoints)
-        return Checkpoints(store, work.state / "staging")
+        return Checkpoints(store, work.state / "staging", single_writer=single_writer)
 
     @staticmethod
     def finished(work: WorkFolder, uri: str | None, root: Path) -> Checkpoints:
@@ -113,11 +124,39 @@ class Checkpoints:
         """Become the newest writer. Whoever held an older epoch can no longer commit or prune."""
         while True:
             epoch = self._newest_epoch() + 1
-            if self._store.put_if_absent(f"fence/{epoch:08d}", json.dumps(who).encode()):
+            reached("claim.before")
+            key, mark = f"fence/{epoch:08d}", json.dumps(who).encode()
+            if self._put_new(key, mark):
+                reached("claim.after")
+                if not self._single_writer and self._put_new(key, mark):
+                    raise self._refused("takes a second write with If-None-Match: *")
                 self._epoch = epoch
+                self.orphans.claimed(key)
                 # What a killed writer had on its way would lie there for ever, as large as a checkpoint.
                 shutil.rmtree(self._scratch, ignore_errors=True)
                 return epoch
+
+    def _put_new(self, key: str, data: bytes) -> bool:
+        """Write a file that must not be there; False when it is."""
+        if self._single_writer:
+            if self._store.exists(key):
+                return False
+            self._store.put(key, data)
+            return True
+        try:
+            return self._store.put_if_absent(key, data)
+        except NoConditions as error:
+            raise self._refused(f"refuses conditional writes ({error})") from error
+
+    def _refused(self, why: str) -> ManifestError:
+        return ManifestError(
+            Problem(
+                "spec.checkpoints.uri",
+                f"{self._store.uri('')}, which {why}",
+                "a store that writes a file only if none is there: that keeps a second writer from harming checkpoints",
+                "use another store, or set spec.checkpoints.singleWriter: true and never start this run twice",
+            )
+        )
 
     def _newest_epoch(self) -> int:
         return max((int(entry.key.rsplit("/", 1)[1]) for entry in self._store.list("fence/")), default=0)
@@ -143,25 +182,11 @@ class Checkpoints:
 
     def commit(self, step: int, tokens: int, folder: Path) -> Checkpoint:
         """Publish the files of a staged folder: shards, manifest, marker, in this order."""
+        reached("commit.begin")
         self.check_fence()
-        name = folder_name(step)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
         try:
             with disk_errors(folder):
-                entries = {
-                    path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-                    for path in files
-                }
-                manifest = json.dumps({"version": 1, "step": step, "tokens": tokens, "files": entries}, indent=1)
-                self.delete(step)
-                for path in files:
-                    self._store.put_file(f"{name}/{path.relative_to(folder).as_posix()}", path)
-                self._store.put(f"{name}/{MANIFEST}", manifest.encode())
-                self.check_fence()
-                digest = hashlib.sha256(manifest.encode()).hexdigest()
-                marker = json.dumps({"manifest": digest, "epoch": self._epoch}).encode()
-                if not self._store.put_if_absent(f"{name}/{MARKER}", marker):
-                    raise DependencyError(f"{self.uri(step)}: another writer committed this checkpoint; stopping")
+                digest = self._publish(step, tokens, folder)
         except DependencyError:
             self._discard(step)
             raise
@@ -169,9 +194,36 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         return Checkpoint(step, self._local(step), digest, self.uri(step))
 
+    def _publish(self, step: int, tokens: int, folder: Path) -> str:
+        """The digest of the manifest. The fence is asked before each write: an upload may take minutes."""
+        name = folder_name(step)
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        entries = {key: {"size": path.stat().st_size, "sha256": sha256_of(path)} for key, path in paths.items()}
+        manifest = json.dumps({"version": 1, "step": step, "tokens": tokens, "files": entries}, indent=1).encode()
+        self.delete(step)
+        reached("commit.cleared")
+        for key, path in paths.items():
+            reached("commit.file")
+            self.check_fence()
+            self._store.put_file(f"{name}/{key}", path)
+        reached("commit.files")
+        self.check_fence()
+        self._store.put(f"{name}/{MANIFEST}", manifest)
+        reached("commit.manifest")
+        self.check_fence()
+        reached("commit.fenced")
+        digest = hashlib.sha256(manifest).hexdigest()
+        marker = json.dumps({"manifest": digest, "epoch": self._epoch}).encode()
+        if not self._put_new(f"{name}/{MARKER}", marker):
+            raise DependencyError(f"{self.uri(step)}: another writer committed this checkpoint; stopping")
+        reached("commit.marker")
+        return digest
+
     def _discard(self, step: int) -> None:
-        """Best effort after a failed commit: give the space of the half-written files back."""
+        """Best effort after a failed commit: give the space of the half-written files back. Not those of a newer
+        writer, which may be writing the same step by now."""
         try:
+            self.check_fence()
             if not self._store.exists(f"{folder_name(step)}/{MARKER}"):
                 self._store.delete_prefix(f"{folder_name(step)}/")
         except (OSError, DependencyError):
@@ -180,16 +232,21 @@ class Checkpoints:
     def delete(self, step: int) -> None:
         """Marker first: a half-deleted checkpoint must not be believed."""
         self._store.delete(f"{folder_name(step)}/{MARKER}")
+        reached("delete.marker")
         self._store.delete_prefix(f"{folder_name(step)}/")
 
     def prune(self, keep: int, best: int | None, spared: Collection[int] = ()) -> list[int]:
         """Keep the newest `keep`, the best and the spared; returns the steps that went. Only after a newer commit is
         durable."""
-        self.check_fence()
+        reached("prune.begin")
         committed = self.committed()
         gone = [step for step in committed[:-keep] if step != best and step not in spared]
+        self.check_fence()
         for step in gone:
+            self.check_fence()
             self.delete(step)
+        reached("prune.done")
+        self.orphans.sweep(self.check_fence, {folder_name(step) for step in committed})
         return gone
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -247,7 +304,9 @@ class Checkpoints:
         if digest != expected["sha256"]:
             raise DataError(f"{path}: sha256 {digest[:12]}, the manifest says {expected['sha256'][:12]}")
 
-    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+    def newest(
+        self, warn: Callable[[str], None], passed_over: Callable[[int], None] = lambda step: None
+    ) -> Checkpoint | None:
         """The newest checkpoint whose every byte is right; says loudly which ones were passed over.
 
         None when nothing was ever committed. DataError (65) when there are commits but none is good: a run never
@@ -260,6 +319,7 @@ class Checkpoints:
                     return self.verify(step)
             except DataError as error:
                 warn(f"checkpoint {folder_name(step)} is not used: {error}; falling back to the one before")
+                passed_over(step)
         if committed:
             raise DataError(
                 f"{self._store.uri('')}: none of the {len(committed)} committed checkpoints is whole; "
@@ -279,13 +339,17 @@ class Checkpoints:
 
     def audit(self, verify: bool) -> list[Entry]:
         """Every checkpoint as it stands; with `verify` every byte is read."""
-        return [self._entry(step, verify) for step in self.steps()]
+        begun = self.orphans.begun()
+        steps = {*self.steps(), *(int(match.group(1)) for match in map(_NAME.match, begun) if match)}
+        return [self._entry(step, verify, begun[folder_name(step)]) for step in sorted(steps)]
 
-    def _entry(self, step: int, verify: bool) -> Entry:
+    def _entry(self, step: int, verify: bool, begun: int) -> Entry:
         name = folder_name(step)
         size = sum(entry.size for entry in self._store.list(f"{name}/"))
         committed = self._store.exists(f"{name}/{MARKER}")
         tokens, verified, reason = None, None, "" if committed else f"no {MARKER} marker"
+        if begun and not committed:
+            reason += f"; {begun} writes begun and never ended"
         try:
             tokens = int(json.loads(self._store.get(f"{name}/{MANIFEST}"))["tokens"])
         except (ValueError, KeyError, TypeError, MissingInputError) as error:

@@ -30,6 +30,7 @@ class _Totals(Collector):
         self.tokens = 0
         self.steps = 0
         self.tokens_by_source: dict[str, int] = {}
+        self.passed_over = 0
 
     def collect(self) -> list[CounterMetricFamily]:
         tokens = CounterMetricFamily("rewarm_training_tokens", "Tokens trained since the run began.", self.tokens)
@@ -39,7 +40,11 @@ class _Totals(Collector):
         )
         for source, count in sorted(self.tokens_by_source.items()):
             by_source.add_metric([source], count)
-        return [tokens, steps, by_source]
+        passed_over = CounterMetricFamily(
+            "rewarm_checkpoint_fallbacks", "Committed checkpoints that were not whole when a resume came to them."
+        )
+        passed_over.add_metric([], self.passed_over)
+        return [tokens, steps, by_source, passed_over]
 
 
 class Exporter:
@@ -108,6 +113,10 @@ class Exporter:
     @property
     def port(self) -> int:
         return int(self._server.server_port)
+
+    def passed_over(self, total: int) -> None:
+        """Committed checkpoints that a resume of this run had to pass over so far."""
+        self._totals.passed_over = total
 
     def plan(self, *, tokens: int, steps: int, replay_ratio: float) -> None:
         """What the run is going for."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_api.errors import DependencyError
+from rewarm_trainer.faults import reached
 
 # A quota and a limit on file sizes are the same event for a user as a full disk: nothing more can be written here.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -76,6 +77,7 @@ def write_bytes(target: Path, data: bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            reached("write.beside")
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

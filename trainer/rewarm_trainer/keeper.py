@@ -29,6 +29,8 @@ from rewarm_trainer.checkpoint import (
     write_bytes_file,
     write_json_file,
 )
+from rewarm_trainer.faults import reached
+from rewarm_trainer.runlog import PASSED_OVER
 from rewarm_trainer.state import TrainState, best_step
 
 
@@ -224,10 +226,12 @@ class Keeper:
                 (folder / name).parent.mkdir(exist_ok=True)
                 is_model = name == WEIGHTS or "/" in name
                 write_bytes_file(folder / name, save(tensors, metadata={"format": "pt"} if is_model else None))
+                reached("stage.file")
             self._saved.companions(folder)
             write_json_file(folder / STATE, state)
             self._config(folder)
             copy_files(self._companions(), folder)
+            reached("stage.done")
             self._before_publish()
             checkpoint = self._checkpoints.commit(state["step"], state["tokens"], folder)
         finally:
@@ -249,6 +253,10 @@ class Keeper:
         )
         return checkpoint
 
+    def _passed_over(self, step: int) -> None:
+        if self._rank == 0:
+            self._listen({"event": PASSED_OVER, "step": step})
+
     def warn(self, message: str) -> None:
         if self._rank == 0:
             self._listen({"event": "warning", "message": message})
@@ -258,7 +266,7 @@ class Keeper:
         self.wait()
         if self._world > 1:
             torch.distributed.barrier()
-        checkpoint = self._checkpoints.newest(self.warn)
+        checkpoint = self._checkpoints.newest(self.warn, self._passed_over)
         if checkpoint is None:
             state = self._load_base()
             for extra in self._extras:
@@ -267,6 +275,7 @@ class Keeper:
         self.load(checkpoint)
         self.last = checkpoint
         state = TrainState.from_json(checkpoint.state())
+        reached("restore.done")
         if self._world > 1:
             torch.distributed.barrier()
         self._checkpoints.release(checkpoint.step)

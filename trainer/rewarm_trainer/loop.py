@@ -16,9 +16,11 @@ from rewarm_api.errors import DivergedError, Preempted
 from rewarm_api.snapshot import Plan, Training
 from rewarm_trainer import marks, schedule
 from rewarm_trainer.batches import Loader
-from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.order import Order, Phase, RowAddress
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Numbers, Outcome, Updater
+
+_MOST_NAMED = 8
 
 
 class Judge(Protocol):
@@ -35,8 +37,10 @@ class Keeper(Protocol):
 
 
 class _NotFinite(Exception):
-    def __init__(self, step: int) -> None:
-        self.step = step
+    """`rows`: what of the batch of update `step` broke, in words."""
+
+    def __init__(self, step: int, rows: str) -> None:
+        self.step, self.rows = step, rows
 
 
 class Loop:
@@ -81,7 +85,7 @@ class Loop:
             try:
                 self._one_step()
             except _NotFinite as failure:
-                self._roll_back(failure.step)
+                self._roll_back(failure.step, failure.rows)
         return self.state
 
     def _one_step(self) -> None:
@@ -129,7 +133,8 @@ class Loop:
             outcome = self._pending.popleft()
             numbers = outcome.read()
             if not numbers.finite:
-                raise _NotFinite(outcome.step + 1)
+                broken = self._updater.broken_rows(outcome)
+                raise _NotFinite(outcome.step + 1, rows_in_words(self.order.rows(outcome.step), broken))
             self._stop |= numbers.stop
             self._commit |= numbers.commit
         return numbers
@@ -155,14 +160,14 @@ class Loop:
             self.order = self._new_order(phases)
             self.state.advance(self.order, self.plan, self.state.step)
 
-    def _roll_back(self, failed: int) -> None:
+    def _roll_back(self, failed: int, rows: str) -> None:
         """Back to the last good checkpoint, and past the rows that broke: the same rows would diverge again."""
         self._pending.clear()
         spent, budget = self.state.rollbacks, self.training.divergence
         if spent >= budget.rollbacks:
             raise DivergedError(
-                f"step {failed}: the loss or its gradient is not finite, and all {budget.rollbacks} rollbacks of "
-                "spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
+                f"step {failed}: the loss or its gradient is not finite ({rows}), and all {budget.rollbacks} rollbacks "
+                "of spec.training.divergence are spent; lower spec.schedule.peakLearningRate or inspect the data"
             )
         past, seconds = self.state.decisions, dict(self.state.seconds)
         failing, opening = self.state, self.order.phases[0]
@@ -178,9 +183,9 @@ class Loop:
         skipped = {name: beyond[name] - here[name] for name in here if beyond[name] > here[name]}
         under = restored.phase(self.state.step)
         phase = replace(under, first_step=self.state.step, reason="diverged", skipped=skipped)
-        phase = Phase(self.state.step, under.ratio, "diverged", skipped, under.weights)
         self.order = self._new_order(restored.extended(phase))
-        why = f"step {failed} was not finite; back to step {self.state.step}, {sum(skipped.values())} rows passed over"
+        back = f"back to step {self.state.step}, {sum(skipped.values())} rows passed over"
+        why = f"step {failed} was not finite ({rows}); {back}"
         decision = {"what": "RolledBack", "why": why, "step": failed, "tokens": failed * self.plan.tokens_per_step}
         self.state.rollbacks = spent + 1
         # What was decided after the restored step is not part of the run any more; that it was rolled back is.
@@ -206,6 +211,17 @@ class Loop:
                 "replay_share": replayed / max(1, sum(state.rows.values())),
             }
         )
+
+
+def rows_in_words(addresses: Sequence[RowAddress], broken: Sequence[int]) -> str:
+    """Which rows of a batch broke, for people: source and number of each, or what it means that all or none did."""
+    if not broken:
+        return "the gradient of finite losses: no single row broke it"
+    if len(broken) == len(addresses):
+        return f"all {len(addresses)} rows of it: the weights diverged, not a row"
+    named = [f"{addresses[number].source} row {addresses[number].row}" for number in broken[:_MOST_NAMED]]
+    more = f" and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
+    return f"{', '.join(named)}{more}"
 
 
 class _Timer:

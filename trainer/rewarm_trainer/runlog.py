@@ -18,6 +18,7 @@ ATTEMPT_STARTED = "attempt started"
 ATTEMPT_ENDED = "attempt ended"
 CHECKPOINT_COMMITTED = "checkpoint committed"
 EVALUATION = "evaluation"
+PASSED_OVER = "checkpoint passed over"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def reseed(seed: int, step: int, rank: int) -> None:
 class Outcome:
     """What an update leaves behind, still on the device until somebody reads it.
 
-    numbers: [summed nats, gradient norm, stop requests, commit requests]; source_nats, source_labels: per source.
+    numbers: [summed nats, gradient norm, stop requests, commit requests]; source_nats, source_labels: per source;
+    row_nats: of this rank's rows.
     """
 
     step: int
@@ -73,6 +74,7 @@ class Outcome:
     learning_rate: float
     source_nats: Tensor | None = None
     source_labels: Tensor | None = None
+    row_nats: Tensor | None = None
     copied: Any = None
 
     def read(self) -> Numbers:
@@ -144,7 +146,8 @@ class Updater:
         reseed(self._seed, step, self._accelerator.process_index)
         labels = self._global_labels(batch)
         weights = self._row_weights(step, batch) if self._weighting else None
-        nats, source_nats, source_labels = self._backward(batch, labels, by_source, weights)
+        row_nats, source_nats, source_labels = self._backward(batch, labels, by_source, weights)
+        nats = row_nats.sum()
         norm = self._clip_gradients()
         # The fused optimizer reads this flag on the device: a non-finite update changes nothing, and nobody waits.
         self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
@@ -157,7 +160,17 @@ class Updater:
                 if tensor is not None:
                     torch.distributed.all_reduce(tensor)
         used = float(self._optimizer.param_groups[0]["lr"])
-        return self._copy(Outcome(step, labels, numbers, used, source_nats, source_labels))
+        return self._copy(Outcome(step, labels, numbers, used, source_nats, source_labels, row_nats))
+
+    def broken_rows(self, outcome: Outcome) -> list[int]:
+        """Which rows of the global batch had a loss that is not finite. Every rank asks; it waits for the device."""
+        assert outcome.row_nats is not None
+        own = ~torch.isfinite(outcome.row_nats)
+        everyone = [own]
+        if self._world > 1:
+            everyone = [torch.empty_like(own) for _ in range(self._world)]
+            torch.distributed.all_gather(everyone, own)
+        return [number for number, is_broken in enumerate(torch.cat(everyone).tolist()) if is_broken]
 
     def _global_labels(self, batch: Batch) -> Tensor | float:
         # A batch of nothing but document ends has no label; its gradient is zero, not undefined.
@@ -199,7 +212,8 @@ class Updater:
     def _backward(
         self, batch: Batch, labels: Tensor | float, by_source: bool, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        nats = torch.zeros((), device=self._device)
+        """Gradients; summed nats by row, and nats and labels by source where asked."""
+        nats = []
         source_nats = torch.zeros(self._sources, device=self._device) if by_source else None
         source_labels = torch.zeros(self._sources, device=self._device) if by_source else None
         for start in range(0, len(batch), self._micro_rows):
@@ -207,17 +221,26 @@ class Updater:
             is_last = start + self._micro_rows >= len(batch)
             with self._synchronised_only_at(is_last):
                 # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
+<<<<<<< HEAD
                 scale = self._world / labels
                 own = part_weights(weights, start, part, self._device) * scale
                 objective, token_nats = self._module(*self._tensors(part), weights=own)
                 self._accelerator.backward(objective)
             row_nats = token_nats.sum(1)
             nats += row_nats.sum()
+=======
+                trained = token_nats.sum()
+                if weights is not None:
+                    trained = (token_nats.sum(1) * weights[start : start + self._micro_rows]).sum()
+                self._accelerator.backward(trained * (self._world / labels))
+            row_nats = token_nats.detach().sum(1)
+            nats.append(row_nats)
+>>>>>>> campaign
             if source_nats is not None and source_labels is not None:
                 owners = torch.from_numpy(part.sources).to(self._device)
                 source_nats.index_add_(0, owners, row_nats)
                 source_labels.index_add_(0, owners, self._labels_of_rows(part))
-        return nats, source_nats, source_labels
+        return torch.cat(nats), source_nats, source_labels
 
     def _synchronised_only_at(self, is_last: bool) -> AbstractContextManager[object]:
         if is_last or self._world == 1:

@@ -28,7 +28,7 @@ from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.registration import register
 from rewarm_trainer.report import CheckpointFacts, Facts, build_report
-from rewarm_trainer.runlog import read_records
+from rewarm_trainer.runlog import PASSED_OVER, read_records
 from rewarm_trainer.serving import ask_serving
 from rewarm_trainer.session import Session
 from rewarm_trainer.signals import ParentWatch, StopRequest, die_with_parent
@@ -63,7 +63,10 @@ class Worker:
         self.session = Session.open(run)
         self._is_main = self.session.rank == 0
         self._listener: Listener | None = None
-        self._checkpoints = Checkpoints.of(run.work, run.snapshot.checkpoints.uri, manifest_root(run.work))
+        kept = run.snapshot.checkpoints
+        self._checkpoints = Checkpoints.of(
+            run.work, kept.uri, manifest_root(run.work), single_writer=kept.single_writer
+        )
         self._keeper = self.session.keeper(self._checkpoints, self._listen, self._before_commit, self._around.store)
         self._state = run.first_state()
         self._parent = ParentWatch()
@@ -218,7 +221,8 @@ class Worker:
     def _attempt_started(self) -> None:
         if not self._listener:
             return
-        earlier = sum(record.get("event") == "attempt started" for record in read_records(self._run.work.log))
+        records = read_records(self._run.work.log)
+        earlier = sum(record.get("event") == "attempt started" for record in records)
         number = self._attempt = self._around.attempt_number(earlier)
         pid = int(os.environ.get("REWARM_LAUNCHER_PID", os.getpid()))
         processes = self.session.world
@@ -233,6 +237,8 @@ class Worker:
             }
         )
         if self._listener.exporter:
+            # Of the whole run: no rate would show a counter that begins at one.
+            self._listener.exporter.passed_over(sum(record.get("event") == PASSED_OVER for record in records))
             self._listener.exporter.attempt(number=number, processes=processes)
 
     def _note_environment(self, fresh: bool) -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from work_folders import contents, flip_byte
 
-from rewarm_api.errors import DataError, DependencyError, MissingInputError
+from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError
 from rewarm_trainer.checkpoint import MANIFEST, MARKER, OPTIMIZER, STATE, WEIGHTS, Checkpoints, audit, folder_name
 from rewarm_trainer.state import best_step
-from rewarm_trainer.storage import LocalStorage
+from rewarm_trainer.storage import LocalStorage, NoConditions
 
 FILES = {WEIGHTS: b"weights" * 50, OPTIMIZER: b"moments" * 50, STATE: b'{"step": 4}', "config.json": b"{}"}
 
@@ -265,6 +265,55 @@ def test_a_writer_that_lost_the_fence_between_files_and_marker_commits_nothing(t
     with pytest.raises(DependencyError, match="writer 2 took over"):
         commit(old, 4)
     assert opened(tmp_path).newest(pytest.fail) is None
+
+
+def test_a_writer_that_fails_leaves_alone_what_a_newer_one_is_writing(tmp_path: Path) -> None:
+    """Both write step 4; the old one notices late, and must not clear away the files of the new one."""
+    new = Checkpoints(LocalStorage(tmp_path / "checkpoints"), tmp_path / "elsewhere")
+    written = tmp_path / "checkpoints" / folder_name(4) / WEIGHTS
+
+    class Overtaken(LocalStorage):
+        def put_file(self, key: str, path: Path) -> None:
+            super().put_file(key, path)
+            if key.endswith(STATE):
+                new.claim({"pid": 2})
+                written.write_bytes(b"of the newer one")
+
+    old = writer(tmp_path, Overtaken(tmp_path / "checkpoints"))
+    with pytest.raises(DependencyError, match="writer 2 took over"):
+        commit(old, 4)
+    assert written.read_bytes() == b"of the newer one"
+
+
+class Deaf(LocalStorage):
+    """A store that passes over conditions."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.put(key, data)
+        return True
+
+
+class Unable(LocalStorage):
+    """A store that knows no conditions, and says so."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        raise NoConditions("501")
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Deaf, "takes a second write"), (Unable, "refuses conditional writes")])
+def test_a_store_without_conditions_is_refused_unless_the_manifest_allows_it(
+    tmp_path: Path, kind: type[LocalStorage], why: str
+) -> None:
+    store = kind(tmp_path / "checkpoints")
+    with pytest.raises(ManifestError, match=rf"spec.checkpoints.uri: .*{why}.*singleWriter: true") as caught:
+        writer(tmp_path, store)
+    assert caught.value.exit_code == 64
+    allowed = Checkpoints(store, tmp_path / "staging", single_writer=True)
+    allowed.claim({"pid": 1})
+    commit(allowed, 4)
+    assert allowed.newest(pytest.fail).step == 4  # type: ignore[union-attr]
+    again = Checkpoints(store, tmp_path / "staging", single_writer=True)
+    assert again.claim({"pid": 2}) > 1
 
 
 def test_epochs_only_grow_whoever_claims(tmp_path: Path) -> None:

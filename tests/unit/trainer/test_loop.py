@@ -20,8 +20,8 @@ from rewarm_trainer.checkpoint import Checkpoints
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.looks import Looks
-from rewarm_trainer.loop import Loop
-from rewarm_trainer.order import Order, Phase
+from rewarm_trainer.loop import Loop, rows_in_words
+from rewarm_trainer.order import Order, Phase, RowAddress
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.storage import LocalStorage
 
@@ -220,7 +220,8 @@ def test_rows_that_broke_are_passed_over_and_everything_adds_up(bench: Callable[
     (decision,) = run.decisions
     assert (decision["what"], decision["step"], decision["tokens"]) == ("RolledBack", 5, 5 * PLAN.tokens_per_step)
     # From the checkpoint after step 3 past updates 4 to 6: the broken one and one more.
-    assert decision["why"] == "step 5 was not finite; back to step 3, 24 rows passed over"
+    named = f"{bad[0]} row {bad[1]}"
+    assert decision["why"] == f"step 5 was not finite ({named}); back to step 3, 24 rows passed over"
     assert state.phase_log() == [Phase(0, 0.25), Phase(3, 0.25, "diverged", {"new": 18, "old": 6})]
     assert state.rollbacks == 1
     trained = rows_trained(run.loop)
@@ -270,10 +271,28 @@ def test_what_was_decided_before_the_first_update_outlives_a_rollback_to_it(benc
     assert state.teacher == {"new": {"full": 3.0, "look": 3.0}}
 
 
+def test_a_rollback_stays_in_the_manifests_phase_and_its_order(bench: Callable[[str], Bench]) -> None:
+    run = bench("a")
+    run.poison(5)
+    loop = run.start()
+    loop.state.phases = [Phase(0, 0.25, name="first").to_json()]
+    loop.order = run.order(loop.state.phase_log())
+    state = loop.run()
+    assert [(phase.name, phase.reason) for phase in state.phase_log()] == [("first", "start"), ("first", "diverged")]
+
+
+def test_rows_that_broke_are_named_in_words() -> None:
+    batch = [RowAddress("new", 0, number) for number in range(12)]
+    assert rows_in_words(batch, [3, 5]) == "new row 3, new row 5"
+    assert rows_in_words(batch, range(11)).endswith("new row 7 and 3 more")
+    assert rows_in_words(batch, range(12)) == "all 12 rows of it: the weights diverged, not a row"
+    assert rows_in_words(batch, []) == "the gradient of finite losses: no single row broke it"
+
+
 def test_when_the_rollbacks_are_spent_the_run_ends(bench: Callable[[str], Bench]) -> None:
     run = bench("a")
     run.poison(5, 7)
-    with pytest.raises(DivergedError) as caught:
+    with pytest.raises(DivergedError, match=r"not finite \((new|old) row \d+\), and all 1") as caught:
         run.start(rollbacks=1, skip_steps=1).run()
     assert caught.value.exit_code == 76
     assert "all 1 rollbacks of spec.training.divergence are spent" in str(caught.value)
