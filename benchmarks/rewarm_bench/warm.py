@@ -214,9 +214,8 @@ def _reap(running: dict[int, socket.socket]) -> None:
     for pid in list(running):
         ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
-            with running.pop(pid) as channel:
-                with suppress(BrokenPipeError):
-                    channel.send(f"{status} {used.ru_utime + used.ru_stime:.3f}".encode())
+            with running.pop(pid) as channel, suppress(BrokenPipeError):
+                channel.send(f"{status} {used.ru_utime + used.ru_stime:.3f}".encode())
 
 
 def _take(requests: socket.socket, running: dict[int, socket.socket], wake: tuple[int, int]) -> bool:

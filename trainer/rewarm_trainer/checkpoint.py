@@ -19,17 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from rewarm_api.errors import DataError, DependencyError, MissingInputError
-from rewarm_trainer.files import disk_errors, is_plain_name
-from rewarm_trainer.storage import LocalStorage, Storage, open_storage
-=======
 from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
 from rewarm_trainer.faults import reached
-from rewarm_trainer.files import disk_errors
+from rewarm_trainer.files import disk_errors, is_plain_name
 from rewarm_trainer.orphans import Orphans
 from rewarm_trainer.storage import LocalStorage, NoConditions, Storage, open_storage
->>>>>>> campaign
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 MANIFEST = "manifest.json"

@@ -221,21 +221,12 @@ class Updater:
             is_last = start + self._micro_rows >= len(batch)
             with self._synchronised_only_at(is_last):
                 # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
-<<<<<<< HEAD
                 scale = self._world / labels
                 own = part_weights(weights, start, part, self._device) * scale
                 objective, token_nats = self._module(*self._tensors(part), weights=own)
                 self._accelerator.backward(objective)
-            row_nats = token_nats.sum(1)
-            nats += row_nats.sum()
-=======
-                trained = token_nats.sum()
-                if weights is not None:
-                    trained = (token_nats.sum(1) * weights[start : start + self._micro_rows]).sum()
-                self._accelerator.backward(trained * (self._world / labels))
             row_nats = token_nats.detach().sum(1)
             nats.append(row_nats)
->>>>>>> campaign
             if source_nats is not None and source_labels is not None:
                 owners = torch.from_numpy(part.sources).to(self._device)
                 source_nats.index_add_(0, owners, row_nats)
