@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewarm_api.errors import Problem
@@ -102,6 +102,7 @@ def test_what_only_looks_like_it_is_taken(check, uri) -> None:
     assert problems.problems == ()
 
 
+@settings(deadline=None)
 @given(st.text("ab:@%!", min_size=1), st.text("xyz.", min_size=1), st.text("abc@/ ", max_size=9))
 def test_what_stands_before_the_host_never_stays(user: str, host: str, rest: str) -> None:
     shown = redacted(f"see http://{user}@{host}/{rest} now")
