@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import ssl
@@ -12,8 +13,8 @@ from operator_process import OperatorProcess, Place, attempt, rank, role
 REPORT = {"progress": {"step": 7, "tokens": 7168, "targetTokens": 65536, "percent": 10, "tokensPerSecond": 5.0}}
 
 
-def pod_of(place: Place, number: int = 1, index: int = 0) -> Any:
-    pods = place.api.get(f"/api/v1/namespaces/{place.namespace}/pods")["items"]
+def pod_of(place: Place, number: int = 1, index: int = 0, run: str = "run") -> Any:
+    pods = place.api.get(f"/api/v1/namespaces/{place.namespace}/pods?labelSelector=rewarm.dev/run%3D{run}")["items"]
     return next(pod for pod in pods if role(pod) == "trainer" and attempt(pod) == number and rank(pod) == index)
 
 
@@ -34,3 +35,20 @@ def post(place: Place, operator: OperatorProcess, token: str, body: Any, run: st
     retry_after = answer.getheader("Retry-After")
     connection.close()
     return answer.status, retry_after
+
+
+def resigned(place: Place, token: str, **claims: Any) -> str:
+    """A token with some claims changed, signed by the very key that the API server signs with."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    head, body, _ = token.split(".")
+    value = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))) | claims
+    text = f"{head}.{_encoded(json.dumps(value).encode())}"
+    key = serialization.load_pem_private_key(place.cluster.token_key.read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return f"{text}.{_encoded(key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 from operator_process import OperatorProcess, Place, condition, operator_kubeconfig, prepare_only, role
-from progress_posts import REPORT, pod_of, post, token_of
+from progress_posts import REPORT, pod_of, post, resigned, token_of
 from real_cluster import needs_control_plane
 
 pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
@@ -61,6 +62,23 @@ def test_rank_0_is_believed_and_nobody_else(reporting):
     )
     assert stranger[0] == 201
     assert post(place, operator, token_of(place, path, stranger[1]), {"rewarm": REPORT})[0] == 403
+
+
+def test_expired_altered_and_foreign_tokens_are_turned_away_and_the_other_run_goes_on(reporting):
+    place, operator, path = reporting
+    neighbour = place.submit("neighbour")
+    place.api.wait(neighbour, lambda run: condition(run, "Running")[0] == "True")
+    theirs = pod_of(place, run="neighbour")
+    own, now, body = token_of(place, path, pod_of(place)), int(time.time()), {"rewarm": REPORT}
+    good = f"rewarm.dev/{place.namespace}/neighbour/{place.api.get(neighbour)['metadata']['uid']}"
+    # The way of making these is sound: with new times the API server takes such a token.
+    assert post(place, operator, resigned(place, own, exp=now + 600), body)[0] == 204
+    assert post(place, operator, resigned(place, own, iat=now - 900, nbf=now - 900, exp=now - 300), body)[0] == 401
+    assert post(place, operator, own[:-9] + "AAAAAAAAA", body)[0] == 401
+    assert post(place, operator, token_of(place, path, theirs, good), body)[0] == 401
+    assert post(place, operator, token_of(place, path, theirs), body)[0] == 403
+    assert post(place, operator, token_of(place, path, theirs, good), body, run="neighbour")[0] == 204
+    place.api.wait(neighbour, lambda run: ((run or {}).get("status", {}).get("progress") or {}).get("step") == 7)
 
 
 def test_preparation_is_heard_too(place, operator):
