@@ -8,7 +8,7 @@ BIN := .venv/bin
 # A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: campaign dashboards help setup quickstart science test test-fast lint format crds requirements clean
+.PHONY: audit campaign dashboards help setup quickstart sbom science test test-fast lint format crds requirements clean
 .PHONY: cluster-tools cluster-up cluster-images cluster-example cluster-down test-cluster
 
 help: ## list the targets
@@ -59,8 +59,26 @@ requirements: setup ## pin the exact set again after a change of dependencies (n
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras pyproject.toml -o requirements/all.txt
 	$(COMPILE) -c requirements/all.txt requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) -c requirements/all.txt --extra operator pyproject.toml -o requirements/operator.txt
 	$(COMPILE) -c requirements/all.txt --extra trainer --extra benchmarks pyproject.toml -o requirements/trainer.txt
+
+# What the images are made of, as CycloneDX, from the very files that they are installed from; licences as the packages state them.
+TOOLS := build/tools/bin
+$(TOOLS)/.ready: requirements/tools.txt | setup
+	$(BIN)/uv venv -q --clear --python $(BIN)/python build/tools
+	$(BIN)/uv pip install -q --python $(TOOLS)/python --require-hashes -r requirements/tools.txt
+	@touch $@
+
+sbom: setup $(TOOLS)/.ready ## write build/sbom/: a bill of materials of each image, and the licences of all packages
+	@mkdir -p build/sbom
+	for image in operator trainer; do $(TOOLS)/cyclonedx-py requirements requirements/$$image.txt --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file build/sbom/$$image.cdx.json; done
+	$(TOOLS)/pip-licenses --python $(BIN)/python --from mixed --with-urls --order license --format markdown \
+		--output-file build/sbom/licenses.md
+
+audit: setup $(TOOLS)/.ready ## ask for known weaknesses of the pinned packages (needs the network)
+	for image in operator trainer; do $(TOOLS)/pip-audit --require-hashes --disable-pip -r requirements/$$image.txt; done
 
 # A real Kubernetes on this machine, from Go modules (about 5 minutes the first time) and Debian's packages; needs Go and,
 # for all but its API server, root. tools/cluster/README.md. What is built is kept in $REWARM_TOOLS (~/.cache/rewarm/cluster-tools).

@@ -37,6 +37,10 @@ class RewarmError(Exception):
     exit_code = 70
     cause = "Unknown"
 
+    def __init__(self, message: str = "") -> None:
+        """Addresses in the message lose user and password: they come from environments too (AWS_ENDPOINT_URL)."""
+        super().__init__(redacted(message))
+
 
 class ManifestError(RewarmError):
     """The manifest, or the experiment in the work folder, contradicts itself (64)."""

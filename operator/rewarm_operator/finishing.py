@@ -125,4 +125,4 @@ def _tell_registered(visit: Visit, alias: str) -> None:
         return
     visit.say("Registered", "True", "Registered", f"{model} version {version}")
     if alias:
-        promotion.record(visit, alias, version, "the gates passed")
+        promotion.tell(visit, alias, version)

@@ -47,6 +47,16 @@ def record(visit: Visit, alias: str, version: str, why: str) -> None:
     visit.emit("Normal", "Promoted", f"{alias} of {model} is version {version} now: {why}")
 
 
+def tell(visit: Visit, alias: str, version: str) -> None:
+    """What came of the promotion that the gates earned."""
+    current, model = visit.observed.registry.promoted_version, visit.tracking.get("registeredModel")
+    if current == version:
+        record(visit, alias, version, "the gates passed")
+        return
+    now = f"{alias} of {model} is {f'version {current}' if current else 'nobody'} since then, and stays so"
+    visit.status["promotion"] = {"promoted": False, "reason": f"version {version} was promoted before; {now}"}
+
+
 def is_asked(visit: Visit) -> bool:
     return bool(_asked(visit))
 

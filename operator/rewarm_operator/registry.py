@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rewarm.registry")
 
 UID_TAG = "rewarm.dev/run-uid"
+PROMOTED_TAG = "rewarm.dev/promoted"
+"""On a model version: the alias that an operator gave it."""
 _ENVIRONMENT = {  # read by mlflow when it is imported or first used; what an administrator set already stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -181,7 +183,13 @@ class Steps:
         return version
 
     def _promote(self, version: str) -> None:
-        ask = self._track.ask
+        """A version is promoted by itself only once: people may have moved the alias since, and a run that is made
+        again (a cluster rebuilt) finds its old verdict and its old version."""
+        ask, model = self._track.ask, self._track.model
+        if not ask and self._server.was_promoted(model, version):
+            current = self._server.version_of(model, self._track.alias)
+            self.registry = replace(self.registry, promoted_alias=self._track.alias, promoted_version=current)
+            return
         try:
             self._server.set_alias(self._track.model, self._track.alias, version)
         except Exception as error:
@@ -190,6 +198,7 @@ class Steps:
             # A person named a version that is not there: trying again would not make it.
             self.registry = replace(self.registry, promoted_alias="", promoted_version="", answered=ask)
             return
+        self._server.client.set_model_version_tag(model, version, PROMOTED_TAG, self._track.alias)
         alias = self._track.alias
         self.registry = replace(self.registry, promoted_alias=alias, promoted_version=version, answered=ask)
 
@@ -273,13 +282,21 @@ class Server:
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point the alias at the version. Raises for a version that does not exist: MLflow would not."""
         self.client.get_model_version(model, version)
+        if self.version_of(model, alias) != version:
+            self.client.set_registered_model_alias(model, alias, version)
+
+    def version_of(self, model: str, alias: str) -> str:
+        """The version that has the alias; empty: none."""
         try:
-            if str(self.client.get_model_version_by_alias(model, alias).version) == version:
-                return
+            return str(self.client.get_model_version_by_alias(model, alias).version)
         except Exception as error:
             if _code(error) not in (_NOT_THERE, "INVALID_PARAMETER_VALUE"):
                 raise
-        self.client.set_registered_model_alias(model, alias, version)
+            return ""
+
+    def was_promoted(self, model: str, version: str) -> bool:
+        """Whether the version once got an alias from an operator. Raises for a version that does not exist."""
+        return PROMOTED_TAG in (self.client.get_model_version(model, version).tags or {})
 
     def problem(self, text: str) -> str:
         """What MLflow said, without the credentials: it often tells the whole address."""

@@ -26,13 +26,12 @@ Right = tuple[str, str, str]
 READ = ("get", "list", "watch")
 _IN_NAMESPACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("rewarm.dev", "continualruns"): (*READ, "patch"),
-    ("rewarm.dev", "continualruns/status"): ("get", "patch"),
+    ("rewarm.dev", "continualruns/status"): ("patch",),
     ("rewarm.dev", "continualruns/finalizers"): ("update",),
     ("batch", "jobs"): (*READ, "create", "delete"),
     ("", "services"): (*READ, "create"),
     ("", "configmaps"): (*READ, "create"),
     ("", "pods"): READ,
-    ("", "pods/log"): ("get",),
     ("", "events"): ("create", "patch"),
     (KUEUE_GROUP, "workloads"): READ,
 }

@@ -92,6 +92,28 @@ def test_a_run_made_again_takes_up_its_own_folder(world: World, whole: PodRun) -
     assert (report.outcome, report.progress.step) == ("Succeeded", STEPS)
 
 
+def test_a_cluster_rebuilt_from_nothing_goes_on_where_the_old_one_was(world: World, whole: PodRun) -> None:
+    """Only the checkpoints' place is left: no cache, no pods, another uid, attempts counted from 1 again."""
+    before = PodRun.make(world, "rebuilt")
+    assert before.prepare().end() == 0
+    (pod,) = before.attempt()
+    pod.until("checkpoint committed after step 12")
+    pod.kill()
+    shutil.rmtree(before.root / "claims" / "cache")
+    shutil.rmtree(before.root / "pods")
+    after = PodRun.make(world, "rebuilt", uid="uid-on-the-new-cluster")
+    prepared = after.prepare()
+    assert prepared.end() == 0, prepared.log
+    (pod,) = after.attempt()
+    assert pod.end() == 0, pod.log
+    report = pod.termination.report
+    assert report is not None
+    assert report.attempt is not None
+    assert (report.attempt.number, (report.attempt.first_step or 0) > 12) == (1, True)
+    assert weights(after) == weights(whole)
+    assert [line["step"] for line in after.stored_log() if "event" not in line][-1] == STEPS
+
+
 def test_two_nodes_train_what_one_trains(world: World, whole: PodRun) -> None:
     run = PodRun.make(world, "pair")
     assert run.prepare().end() == 0

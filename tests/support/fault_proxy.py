@@ -46,6 +46,19 @@ class Request:
     def is_event(self) -> bool:
         return self.path.rstrip("/").split("/")[-1] == "events" or "/events/" in self.path
 
+    @property
+    def right(self) -> tuple[str, str, str] | None:
+        """(API group, resource, verb) as a Role names them; None for what is no resource."""
+        parts = self.path.strip("/").split("/")
+        group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1] if len(parts) > 1 else "", parts[3:])
+        if rest[:1] == ["namespaces"] and len(rest) > 2:
+            rest = rest[2:]
+        if not rest:
+            return None
+        collection = "watch" if self.is_watch else "list"
+        verbs = {"GET": "get" if len(rest) > 1 else collection, "POST": "create", "PUT": "update"}
+        return group, "/".join([rest[0], *rest[2:]]), verbs.get(self.method, self.method.lower())
+
     def __str__(self) -> str:
         name = (self.body or {}).get("metadata", {}).get("name", "") if self.method == "POST" else ""
         return f"{self.method} {self.path}{'/' + name if name else ''}"
@@ -95,6 +108,8 @@ class FaultProxy:
         self.away = False
         """Every connection is refused, those that stand are cut."""
         self.requests: list[Request] = []
+        self.rights: set[tuple[str, str, str]] = set()
+        """API group, resource and verb of every request that was allowed; never forgotten."""
         self.port = 0
 
     @property
@@ -235,6 +250,9 @@ class FaultProxy:
 
     async def _forward(self, raw: web.Request, body: bytes) -> web.StreamResponse:
         async with self._request(raw, body) as upstream:
+            right = Request(raw.method, raw.path, dict(raw.query)).right
+            if right is not None and upstream.status != 403:
+                self.rights.add(right)
             answer = web.StreamResponse(status=upstream.status, headers=_kept(upstream.headers))
             await answer.prepare(raw)
             async for chunk in upstream.content.iter_any():

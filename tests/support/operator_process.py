@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,23 @@ def counts(run: Json) -> tuple[int, int, int]:
     """(attempts, failures, disruptions)."""
     found = run["status"]["counts"]
     return found["attempts"], found["failures"], found["disruptions"]
+
+
+@contextlib.contextmanager
+def workloads(place: Place) -> Iterator[None]:
+    """Kueue's kind of objects, without Kueue: what the operator's discovery goes by."""
+    name = "workloads.kueue.x-k8s.io"
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": free}}
+    names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {"group": "kueue.x-k8s.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    place.cluster.apply([crd])
+    try:
+        yield
+    finally:
+        assert place.api.call("DELETE", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")[0] == 200

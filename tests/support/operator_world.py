@@ -101,6 +101,7 @@ class World(Kubernetes):
         self.mlflow_is_away = False
         self.aliases: dict[str, str] = {}
         self.missing_versions: set[str] = set()
+        self.promoted_before: set[str] = set()
         self.kueue_installed = False
         self.seen_jobs: set[str] = set()
         self.foreign: set[str] = set()
@@ -228,7 +229,9 @@ class World(Kubernetes):
             known = replace(known, model_version="7")
         if track.alias:
             version = track.version or known.model_version
-            if version in self.missing_versions:
+            if version in self.promoted_before and not track.ask:
+                known = replace(known, promoted_alias=track.alias, promoted_version=self.aliases.get(track.alias, ""))
+            elif version in self.missing_versions:
                 known = replace(known, promoted_alias="", promoted_version="", answered=track.ask)
             else:
                 self.aliases[track.alias] = version

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
-from operator_process import Kubelet, Place, condition, counts, operator_kubeconfig, prepare_only, role, succeed
+from operator_process import (
+    Kubelet,
+    Place,
+    condition,
+    counts,
+    operator_kubeconfig,
+    prepare_only,
+    role,
+    succeed,
+    workloads,
+)
 from real_cluster import needs_control_plane
 
 from rewarm_operator.actions import PatchStatus
@@ -182,26 +190,6 @@ def test_kueue_that_is_installed_later_is_noticed(place: Place):
         with workloads(place):
             place.api.wait(path, lambda run: condition(run, "Admitted")[1] not in ("", "KueueNotInstalled"))
         place.api.wait(path, lambda run: condition(run, "Admitted") == ("False", "KueueNotInstalled"))
-
-
-@contextlib.contextmanager
-def workloads(place: Place) -> Iterator[None]:
-    """Kueue's kind of objects, without Kueue: what the operator's discovery goes by."""
-    name = "workloads.kueue.x-k8s.io"
-    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": free}}
-    names = {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"}
-    crd = {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": name},
-        "spec": {"group": "kueue.x-k8s.io", "scope": "Namespaced", "names": names, "versions": [version]},
-    }
-    place.cluster.apply([crd])
-    try:
-        yield
-    finally:
-        assert place.api.call("DELETE", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")[0] == 200
 
 
 def test_a_cluster_wide_operator_serves_every_namespace(cluster, place: Place):

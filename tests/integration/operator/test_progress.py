@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import ssl
+import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from operator_process import OperatorProcess, Place, attempt, condition, operator_kubeconfig, prepare_only, rank, role
+from operator_process import OperatorProcess, Place, condition, operator_kubeconfig, prepare_only, role
+from progress_posts import REPORT, pod_of, post, resigned, token_of
 from real_cluster import needs_control_plane
 
 pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
-
-REPORT = {"progress": {"step": 7, "tokens": 7168, "targetTokens": 65536, "percent": 10, "tokensPerSecond": 5.0}}
 
 
 @pytest.fixture
@@ -37,30 +33,6 @@ def reporting(place: Place, operator: OperatorProcess) -> Iterator[tuple[Place, 
     with place.kubelet(prepare_only), operator:
         place.api.wait(path, lambda run: condition(run, "Running")[0] == "True")
         yield place, operator, path
-
-
-def pod_of(place: Place, number: int = 1, index: int = 0) -> Any:
-    pods = place.api.get(f"/api/v1/namespaces/{place.namespace}/pods")["items"]
-    return next(pod for pod in pods if role(pod) == "trainer" and attempt(pod) == number and rank(pod) == index)
-
-
-def token_of(place: Place, path: str, pod: Any, audience: str = "") -> str:
-    uid = place.api.get(path)["metadata"]["uid"]
-    audience = audience or f"rewarm.dev/{place.namespace}/run/{uid}"
-    return place.cluster.token(place.namespace, "default", audience=audience, pod=pod["metadata"]["name"])
-
-
-def post(place: Place, operator: OperatorProcess, token: str, body: Any, run: str = "run") -> tuple[int, Any]:
-    tls = ssl.create_default_context(cafile=str(place.cluster.authority))
-    connection = http.client.HTTPSConnection("127.0.0.1", operator.progress_port, context=tls, timeout=20)
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection.request("POST", f"/v1/progress/{place.namespace}/{run}", body=text, headers=headers)
-    answer = connection.getresponse()
-    answer.read()
-    retry_after = answer.getheader("Retry-After")
-    connection.close()
-    return answer.status, retry_after
 
 
 def test_rank_0_is_believed_and_nobody_else(reporting):
@@ -90,6 +62,23 @@ def test_rank_0_is_believed_and_nobody_else(reporting):
     )
     assert stranger[0] == 201
     assert post(place, operator, token_of(place, path, stranger[1]), {"rewarm": REPORT})[0] == 403
+
+
+def test_expired_altered_and_foreign_tokens_are_turned_away_and_the_other_run_goes_on(reporting):
+    place, operator, path = reporting
+    neighbour = place.submit("neighbour")
+    place.api.wait(neighbour, lambda run: condition(run, "Running")[0] == "True")
+    theirs = pod_of(place, run="neighbour")
+    own, now, body = token_of(place, path, pod_of(place)), int(time.time()), {"rewarm": REPORT}
+    good = f"rewarm.dev/{place.namespace}/neighbour/{place.api.get(neighbour)['metadata']['uid']}"
+    # The way of making these is sound: with new times the API server takes such a token.
+    assert post(place, operator, resigned(place, own, exp=now + 600), body)[0] == 204
+    assert post(place, operator, resigned(place, own, iat=now - 900, nbf=now - 900, exp=now - 300), body)[0] == 401
+    assert post(place, operator, own[:-9] + "AAAAAAAAA", body)[0] == 401
+    assert post(place, operator, token_of(place, path, theirs, good), body)[0] == 401
+    assert post(place, operator, token_of(place, path, theirs), body)[0] == 403
+    assert post(place, operator, token_of(place, path, theirs, good), body, run="neighbour")[0] == 204
+    place.api.wait(neighbour, lambda run: ((run or {}).get("status", {}).get("progress") or {}).get("step") == 7)
 
 
 def test_preparation_is_heard_too(place, operator):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -32,7 +34,8 @@ def client(uri: str) -> Any:
 class Worker:
     """A worker whose answers are kept like the store keeps them."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: str = "") -> None:
+        self.own = own
         self.known: dict[str, Registry] = {}
         self.answers: list[Registry] = []
 
@@ -45,7 +48,7 @@ class Worker:
                 self.answers.append(registry)
                 arrived.set()
 
-            worker = RegistryWorker(lambda uid: self.known.get(uid, Registry()), answer, lambda uid: None)
+            worker = RegistryWorker(lambda uid: self.known.get(uid, Registry()), answer, lambda uid: None, own=self.own)
             task = asyncio.create_task(worker.run())
             for track in tracks:
                 arrived.clear()
@@ -92,7 +95,10 @@ def test_version_alias_and_end_are_each_done_once(uri, client):
     assert again == first
     assert [str(v.version) for v in client.search_model_versions("name = 'llama'")] == ["1"]
     assert str(client.get_model_version_by_alias("llama", "champion").version) == "1"
-    assert client.get_model_version("llama", "1").tags == {"rewarm.dev/forgetting": "0.01"}
+    assert client.get_model_version("llama", "1").tags == {
+        "rewarm.dev/forgetting": "0.01",
+        "rewarm.dev/promoted": "champion",
+    }
     assert runs(client, "u2")[0].info.status == "FINISHED"
 
 
@@ -100,9 +106,54 @@ def test_a_rollback_moves_the_alias_to_the_named_version_only(uri, client):
     Worker().track(track(uri, "u3", model="qwen", source="s3://runs/a/", alias="champion"))
     Worker().track(track(uri, "u4", model="qwen", source="s3://runs/b/", alias="champion"))
     assert str(client.get_model_version_by_alias("qwen", "champion").version) == "2"
-    back = Worker().track(track(uri, "u4", model="qwen", alias="champion", version="1"))
+    back = Worker().track(track(uri, "u4", model="qwen", alias="champion", version="1", ask="5"))
     assert (back.promoted_version, back.problem) == ("1", "")
     assert str(client.get_model_version_by_alias("qwen", "champion").version) == "1"
+
+
+def test_a_version_is_promoted_by_itself_only_once(uri, client):
+    """Runs made again on a rebuilt cluster find their old verdicts: what people decided since must stand."""
+    for uid, source in (("u8", "s3://runs/g/"), ("u9", "s3://runs/h/")):
+        Worker().track(track(uri, uid, model="mamba", source=source, alias="champion"))
+    for made_again, version in (("u8-again", "1"), ("u9-again", "2"), ("u8-again", "1")):
+        answer = Worker().track(track(uri, made_again, model="mamba", alias="champion", version=version))
+        assert (answer.promoted_alias, answer.promoted_version, answer.problem) == ("champion", "2", "")
+    Worker().track(track(uri, "u9", model="mamba", alias="champion", version="1", ask="7"))
+    answer = Worker().track(track(uri, "u9-again", model="mamba", alias="champion", version="2"))
+    assert answer.promoted_version == "1", "the roll-back stands"
+    assert str(client.get_model_version_by_alias("mamba", "champion").version) == "1"
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A server that says no, and keeps what it was told."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(self.headers.get("Authorization", ""))
+        self.send_response(403)
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_credentials_go_to_the_administrators_server_and_to_no_other(own, monkeypatch):
+    """A manifest may name any server: it must not be told who the operator is."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    Listener.heard.clear()
+    answer = Worker(own=uri if own else "http://mlflow.mlops:5000").track(track(uri, "u10"))
+    server.shutdown()
+    server.server_close()
+    assert answer.problem
+    assert set(Listener.heard) == ({"Bearer canary"} if own else {""})
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == "canary"
 
 
 def test_a_version_that_does_not_exist_is_a_problem_and_moves_nothing(uri, client):

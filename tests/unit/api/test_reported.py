@@ -156,6 +156,7 @@ COUNT = st.integers(0, 2**53 - 1)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000) | st.binary(max_size=200).map(lambda data: b'{"rewarm": ' + data + b"}"))
 def test_any_bytes_are_read_or_refused(data):
     _read_or_refuse(data)
@@ -173,11 +174,13 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@settings(deadline=None)
 @given(damaged())
 def test_a_damaged_report_is_read_or_refused(data):
     _read_or_refuse(data)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(FULL)), JSON)
 def test_any_value_in_any_field_is_read_or_refused(field, value):
     _read_or_refuse(body({"rewarm": {**FULL, field: value}}))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewarm_api.errors import Problem
@@ -102,6 +102,7 @@ def test_what_only_looks_like_it_is_taken(check, uri) -> None:
     assert problems.problems == ()
 
 
+@settings(deadline=None)
 @given(st.text("ab:@%!", min_size=1), st.text("xyz.", min_size=1), st.text("abc@/ ", max_size=9))
 def test_what_stands_before_the_host_never_stays(user: str, host: str, rest: str) -> None:
     shown = redacted(f"see http://{user}@{host}/{rest} now")
@@ -113,3 +114,22 @@ def test_what_stands_before_the_host_never_stays(user: str, host: str, rest: str
 def test_every_problem_is_shown_without_credentials() -> None:
     problem = Problem("f", "ftp://u:canary@h/x", "s3://", "copy it")
     assert str(problem) == "f: found ftp://***@h/x, expected s3://; copy it"
+
+
+@pytest.mark.parametrize(
+    "name", ['a"} or up{x="', "a\nb 1", "a{b}", "$run", "a'b", "a,b", "../a", "a/b", "<b>", "a;b", "A", "a b", "ä"]
+)
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("metadata.name", "{}"),
+        ("spec.corpus.sources[0].name", "{}"),
+        ("spec.evaluation.sets", "[{{name: {}, role: New, uri: x.jsonl}}]"),
+        ("spec.evaluation.benchmarks", "[{{name: {}, tasks: [arc_easy]}}]"),
+    ],
+)
+def test_names_are_fit_for_labels_queries_paths_and_pages(check, field, text, name) -> None:
+    """They stand in metric labels, PromQL of dashboards, MLflow's filters, object names, folders and HTML."""
+    problems = check({field: text.format(json.dumps(name))}).problems
+    (told,) = [problem for problem in problems if problem.field.startswith(field) and problem.field.endswith("name")]
+    assert "a name: a lower-case letter" in told.expected

@@ -74,6 +74,16 @@ def test_each_alert_says_what_is_wrong_and_where_to_read_on():
         assert rule["expr"] == alerts()[name]["expr"]
 
 
+def test_each_paragraph_says_what_to_do_and_none_is_left_over():
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    paragraphs = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    assert set(paragraphs) == set(alerts()), "an alert that is gone has no runbook, and the other way round"
+    for name, text in paragraphs.items():
+        meaning, _, steps = text.partition("\n1. ")
+        assert len(meaning.split()) > 10, f"{name}: what it means"
+        assert len(steps.split()) > 5, f"{name}: what to do"
+
+
 def test_alerts_can_be_left_out_and_tuned():
     overrides = {"RewarmRunStalled": {"enabled": False}, "RewarmCheckpointTooOld": {"for": "1h", "severity": "info"}}
     made = one(render({"prometheusRule": {"enabled": True, "overrides": overrides}}), "PrometheusRule")

@@ -8,16 +8,15 @@ from rendered_chart import of_kind, one, render, rules
 from rewarm_operator import selftest
 
 READ = ("get", "list", "watch")
-# operator.md, "Rights", with the verbs that its rules of conduct need: one line each.
+# operator.md, "Rights", as far as they are used (tests/integration/operator/test_rights_used.py): one line each.
 LIST = {
     ("rewarm.dev", "continualruns"): (*READ, "patch"),
-    ("rewarm.dev", "continualruns/status"): ("get", "patch"),
+    ("rewarm.dev", "continualruns/status"): ("patch",),
     ("rewarm.dev", "continualruns/finalizers"): ("update",),
     ("batch", "jobs"): (*READ, "create", "delete"),
     ("", "services"): (*READ, "create"),
     ("", "configmaps"): (*READ, "create"),
     ("", "pods"): READ,
-    ("", "pods/log"): ("get",),
     ("", "events"): ("create", "patch"),
     ("kueue.x-k8s.io", "workloads"): READ,
 }
@@ -86,3 +85,16 @@ def test_users_roles_are_aggregated_only_when_asked_for():
     labels = {key for item in roles for key in item["metadata"]["labels"] if "aggregate-to" in key}
     assert labels == {f"rbac.authorization.k8s.io/aggregate-to-{name}" for name in ("view", "edit", "admin")}
     assert {group for item in roles for group, _, _ in rules(item)} == {"rewarm.dev"}
+
+
+def test_who_may_edit_may_change_runs_and_who_may_view_may_only_read_them():
+    """Kubernetes adds what is aggregated to `view` to `edit`, and that to `admin`; nobody may write a status."""
+    objects = of_kind(render({"rbac": {"userRoles": True}}), "ClusterRole")
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    view, edit, admin = (
+        set().union(*(rules(item) for item in objects if prefix + name in item["metadata"]["labels"]))
+        for name in ("view", "edit", "admin")
+    )
+    assert view == {("rewarm.dev", kind, verb) for kind in ("continualruns", "continualruns/status") for verb in READ}
+    verbs = ("create", "update", "patch", "delete", "deletecollection")
+    assert edit == admin == {("rewarm.dev", "continualruns", verb) for verb in verbs}

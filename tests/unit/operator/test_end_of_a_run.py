@@ -189,6 +189,23 @@ class TestAfterwards:
         assert world.run["metadata"]["annotations"] == {}
         assert world.event_reasons().count("Promoted") == 1
 
+    @pytest.mark.parametrize(("serving", "now"), [({"best": "9"}, "version 9"), ({}, "nobody")])
+    def test_what_was_promoted_once_is_not_promoted_again_by_itself(self, serving, now):
+        """A run made again on a rebuilt cluster: its verdict is old, and people have decided since."""
+        world = tracked()
+        world.promoted_before, world.aliases = {"7"}, dict(serving)
+        finished(world, "Pass")
+        assert world.aliases == serving
+        assert world.told("Registered")[0] == "True"
+        assert world.status["promotion"]["promoted"] is False
+        assert (
+            f"version 7 was promoted before; best of llama is {now} since then" in world.status["promotion"]["reason"]
+        )
+        assert "Promoted" not in world.event_reasons()
+        world.annotate("rewarm.dev/promote", "true")
+        world.settle()
+        assert world.aliases == {"best": "7"}
+
     def test_rolling_back_to_an_older_version(self):
         world = finished(tracked(), "Pass")
         world.annotate("rewarm.dev/promote", "3")

@@ -72,3 +72,14 @@ def test_all_mistakes_are_told_in_one_go():
     files = {"REWARM_PROGRESS_CERTIFICATE", "REWARM_PROGRESS_KEY", "REWARM_PROGRESS_CA_FILE"}
     assert told == set(variables) | files | {"REWARM_TRAINER_IMAGE"}
     assert "REWARM_LEASE_SECONDS: found 1, expected a whole number >= 3" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["default_tracking_uri", "default_checkpoints_uri", "default_cache_uri"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(name):
+    """They would be in the snapshot of every run."""
+    scheme = "http" if name == "default_tracking_uri" else "s3"
+    variables = {"REWARM_TRAINER_IMAGE": "x", f"REWARM_{name.upper()}": f"{scheme}://user:canary@somewhere/"}
+    with pytest.raises(ManifestError, match="an address without user and password") as caught:
+        environment.read(variables)
+    assert "tracking.operatorSecret and credentials" in str(caught.value)
+    assert "canary" not in str(caught.value)
