@@ -23,6 +23,7 @@ class Units:
     metrics_a_log_step: float
     requests_a_commit: float
     requests_a_start: float
+    part_bytes: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Fleet:
     nodes_a_run: int = 8
     run_hours: float = 24.0
     checkpoint_minutes: float = 30.0
+    parameters: float = 1e9
     log_seconds: float = 10.0
     scrape_seconds: float = 30.0
     watchers: int = 2
@@ -76,6 +78,8 @@ def load_of(units: Units, fleet: Fleet) -> Load:
     heartbeats = runs / units.heartbeat_seconds
     status = runs / max(units.status_seconds, units.heartbeat_seconds)
     pods = starts * fleet.nodes_a_run
+    # Weights and two moments in FP32, in parts of large files; what is small is in the counted requests.
+    parts = 12 * fleet.parameters / units.part_bytes
     return Load(
         runs=runs,
         heartbeats=heartbeats,
@@ -92,7 +96,8 @@ def load_of(units: Units, fleet: Fleet) -> Load:
         mlflow_metrics=runs * units.metrics_a_log_step / fleet.log_seconds,
         series=runs * (units.run_series + (fleet.nodes_a_run - 1) * units.process_series),
         samples=runs * (units.run_series + (fleet.nodes_a_run - 1) * units.process_series) / fleet.scrape_seconds,
-        s3_requests=runs * units.requests_a_commit / (60 * fleet.checkpoint_minutes) + starts * units.requests_a_start,
+        s3_requests=runs * (units.requests_a_commit + parts) / (60 * fleet.checkpoint_minutes)
+        + starts * (units.requests_a_start + parts),
     )
 
 

@@ -35,8 +35,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "run_series": ("Prometheus series of a run's first process", "counted from the exporter, two sets"),
     "process_series": ("series of each other node", "counted from the exporter"),
     "metrics_a_log_step": ("MLflow metrics of a log step, looks included", "rows of a real run's database"),
-    "requests_a_commit": ("S3 requests of a commit, pruning included", "counted at an S3 server"),
+    "requests_a_commit": ("S3 requests of a commit of small files, pruning included", "counted at an S3 server"),
     "requests_a_start": ("S3 requests of finding and fetching the newest", "counted at an S3 server"),
+    "part_bytes": ("bytes of a large file's part, a request each", "storage.py"),
 }
 
 LOADS: tuple[tuple[str, Callable[[Load], str]], ...] = (
@@ -91,7 +92,8 @@ def page(units: Units) -> str:
         ],
     )
     assumed = (
-        f"Assumed: {base.nodes:,} nodes, all training; a run lasts {base.run_hours:g} hours and another starts; a "
+        f"Assumed: {base.nodes:,} nodes, all training; models of {base.parameters / 1e9:g}B "
+        f"parameters; a run lasts {base.run_hours:g} hours and another starts; a "
         f"checkpoint every {base.checkpoint_minutes:g} minutes; a log step every {base.log_seconds:g} s; scrapes every "
         f"{base.scrape_seconds:g} s; {base.watchers} watchers of runs; {base.pod_events:g} events for each pod. What "
         "kubelets and the scheduler write for any pod is not counted: it is the same for whoever made the pod."

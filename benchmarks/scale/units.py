@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -81,6 +82,7 @@ class CountingS3:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.requests: Counter[str] = Counter()
         inner = DomainDispatcherApplication(create_backend_app)
 
@@ -173,6 +175,7 @@ def measure() -> Units:
     from rewarm_operator import progress
     from rewarm_operator.settings import Settings
     from rewarm_trainer import reporter
+    from rewarm_trainer.storage import S3Storage
 
     whole, process = series_of_a_run()
     commit, start = requests_of_checkpoints()
@@ -190,5 +193,6 @@ def measure() -> Units:
         metrics_a_log_step=metrics_of_a_log_step(),
         requests_a_commit=commit,
         requests_a_start=start,
+        part_bytes=S3Storage._transfer().multipart_chunksize,
         **operator_costs((ROOT / "docs" / "operator.md").read_text()),
     )

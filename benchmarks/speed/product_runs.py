@@ -39,7 +39,6 @@ def manifest(folder: Path, work: Work, steps: int, spec: Mapping[str, Any] | Non
             "schedule": {"peakLearningRate": 3e-4},
             "budget": {"tokens": steps * work.tokens},
             "training": {"sequenceLength": work.length, "globalBatchTokens": work.tokens},
-            "cache": {"uri": "cache"},
             **(spec or {}),
         },
     }
@@ -49,7 +48,7 @@ def manifest(folder: Path, work: Work, steps: int, spec: Mapping[str, Any] | Non
 
 
 def source(name: str, folder: Path) -> dict[str, Any]:
-    return {"name": name, "uri": str(folder / name / "*.jsonl"), "format": "JSONLines", "license": "PSF-2.0"}
+    return {"name": name, "uri": str(folder / name / "*.jsonl"), "format": "JsonLines", "license": "PSF-2.0"}
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(PRODUCT), **(extra or {})}
 
 
+def cache_of(path: Path) -> Path:
+    """Where runs of a manifest keep what they prepare."""
+    return path.parent / "cache" / "rewarm"
+
+
 def run(path: Path, workdir: Path, words: Sequence[str] = (), extra: Mapping[str, str] | None = None) -> Done:
     """`rewarm run` to its end. RuntimeError with its last line when it fails."""
+    here = {"XDG_CACHE_HOME": str(cache_of(path).parent), **(extra or {})}
     log = workdir / "log.jsonl"
     command = [sys.executable, "-m", "rewarm_cli", "run", str(path), "--workdir", str(workdir), *words]
     began, first = time.monotonic(), 0.0
     said = (path.parent / "said.txt").open("w+")
-    with said, subprocess.Popen(command, stdout=said, stderr=said, env=environment(extra)) as process:
+    with said, subprocess.Popen(command, stdout=said, stderr=said, env=environment(here)) as process:
         while process.poll() is None:
             if not first and log.exists() and '"step": 1,' in log.read_text():
                 first = time.monotonic() - began

@@ -24,7 +24,7 @@ class Preparing:
         self._texts: list[str] = []
 
     def _snapshot(self) -> Any:
-        source = {"name": "text", "uri": f"{self._text}/*.jsonl", "format": "JSONLines", "license": "PSF-2.0"}
+        source = {"name": "text", "uri": f"{self._text}/*.jsonl", "format": "JsonLines", "license": "PSF-2.0"}
         spec = {
             "baseModel": {"file": {"path": "base"}},
             "corpus": {"sources": [source]},

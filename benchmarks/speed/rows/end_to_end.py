@@ -31,7 +31,7 @@ def measure(size: str, folder: Path) -> Result:
         done = product_runs.run(path, Path(place) / "run", ["--metrics-port", "0"])
         options = {
             "workdir": str(Path(place) / "run"),
-            "cache": str(Path(place) / "cache"),
+            "cache": str(product_runs.cache_of(path)),
             "length": work.length,
             "look_tokens": look_tokens // 2,
         }
