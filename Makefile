@@ -8,7 +8,7 @@ BIN := .venv/bin
 # A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: audit campaign dashboards help setup quickstart sbom science test test-fast lint format crds requirements clean
+.PHONY: audit bench campaign dashboards help setup quickstart sbom science test test-fast lint format crds requirements clean
 .PHONY: cluster-tools cluster-up cluster-images cluster-example cluster-down test-cluster
 
 help: ## list the targets
@@ -27,6 +27,10 @@ science: setup ## reproduce the papers' findings on real text: NAME=replay, or a
 # NAME: one campaign, or several; none: all. COUNT: about how many faults. docs/reliability.md is written by it.
 campaign: setup ## kill, cut off, fill up, preempt, poison: one table of what was lost (nothing): NAME=kill, or all
 	$(BIN)/python benchmarks/campaigns/run.py $(NAME) $(if $(COUNT),--count $(COUNT))
+
+# NAME: one row, or several (loader, step, ...); none: all. SIZE=full: every case; SIZE=smoke: does it work at all.
+bench: setup ## speed beside what people use instead, a mark beside each bar; writes docs/speed.md (under 20 minutes, 2 cores)
+	$(BIN)/python benchmarks/speed/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --write
 
 test: setup lint ## everything: lint, unit and integration tests
 	$(TEST) -m "not cluster and not e2e" tests

@@ -44,26 +44,37 @@ def loader_of(text: Text, work: Work) -> Loader:
     return Loader({"text": text}, eos=EOS, masking=True, rank=0, world=1, rows=work.rows)
 
 
-def attention_of(work: Work, rows: int, bf16: bool, compiled: bool) -> str:
+def attention_of(work: Work, rows: int, bf16: bool, compiled: bool, device: torch.device = CPU) -> str:
     chosen = techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length)
-    return techniques.attention("BF16" if bf16 else "FP32", compiled, machine_of(CPU), chosen)
+    return techniques.attention("BF16" if bf16 else "FP32", compiled, machine_of(device), chosen)
 
 
 class Rewarm:
     """The product's updater and loader."""
 
-    def __init__(self, work: dict[str, int], *, bf16: bool, compiled: bool, chunked: bool | None = None) -> None:
-        """`chunked`: head and loss together, or not; None: as the product chooses."""
+    def __init__(
+        self,
+        work: dict[str, int],
+        *,
+        bf16: bool,
+        compiled: bool,
+        chunked: bool | None = None,
+        device: str = "cpu",
+        micro_rows: int | None = None,
+    ) -> None:
+        """`chunked`: head and loss together, or not; None: as the product chooses. `device`: cpu, or auto."""
         from accelerate import Accelerator
 
         self._work = work = Work(**work)  # type: ignore[assignment]
         text = Text(work)
-        keep_freed_memory()
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-        accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
-        rows = micro_batch_rows(None, work.rows, work.length, work.vocabulary, accelerator.device)
-        losses = TokenLosses(model_of(work))
-        losses.model.set_attn_implementation(attention_of(work, rows, bf16, compiled))  # type: ignore[operator]
+        is_cpu = device == "cpu" or not torch.cuda.is_available()
+        if is_cpu:
+            keep_freed_memory()
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        accelerator = Accelerator(cpu=is_cpu, mixed_precision="bf16" if bf16 else "no")
+        rows = micro_batch_rows(micro_rows, work.rows, work.length, work.vocabulary, accelerator.device)
+        losses = self._losses = TokenLosses(model_of(work))
+        losses.model.set_attn_implementation(attention_of(work, rows, bf16, compiled, accelerator.device))  # type: ignore[operator]
         wanted, _ = techniques.chunked_loss(
             "auto" if chunked is None else "on" if chunked else "off",
             techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length),
@@ -98,7 +109,11 @@ class Rewarm:
                 before.read()
             self._step += 1
         if outcome is not None:
-            outcome.read()
+            self._loss = outcome.read().loss
+
+    def loss(self) -> float:
+        """Of the last update."""
+        return self._loss
 
 
 class Bare:

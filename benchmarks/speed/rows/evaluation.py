@@ -1,0 +1,38 @@
+"""Scoring held-out documents, against lm-eval's own log-likelihoods of the same ones."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from speed.arm import Arm, rounds, seconds
+from speed.result import Bar, Result, Table
+from speed.rows.step import SMALL, TINY
+from speed.spread import Spread, ratios
+
+
+def measure(size: str, folder: Path) -> Result:
+    small = size == "smoke"
+    work = {**(TINY if small else SMALL), "length": 64 if small else 512, "rows": 1}
+    count = 16 if small else 200
+    lines, bars, notes = [], [], []
+    for bf16 in (True, False):
+        options = {"work": work, "count": count, "bf16": bf16}
+        with ExitStack() as stack:
+            arms = {
+                name: stack.enter_context(Arm("speed.arms.evaluating", kind, options, spinning=name != "rewarm"))
+                for name, kind in (("rewarm", "Rewarm"), ("lm-eval", "LmEval"))
+            }
+            rounds(arms, 1, "score")
+            answers = rounds(arms, 2 if small else 4, "score")
+        label = "bf16" if bf16 else "fp32"
+        times = {name: seconds(each) for name, each in answers.items()}
+        nats = {name: each[0].value for name, each in answers.items()}
+        lines.append(
+            (label, *(Spread.of(times[name]).words() for name in times), *(f"{n:,.1f}" for n in nats.values()))
+        )
+        bars.append(Bar.on(f"{label}: rewarm / lm-eval", 1.5, ratios(times["rewarm"], times["lm-eval"])))
+        notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
+    header = ("", "rewarm s", "lm-eval s", "rewarm nats", "lm-eval nats")
+    title = f"{count} documents of at most {work['length']} tokens"
+    return Result("evaluation", "Evaluation", (Table(title, header, tuple(lines)),), tuple(bars), tuple(notes), size)

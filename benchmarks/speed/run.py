@@ -1,0 +1,118 @@
+"""Measure rows of the bench, print the table, write docs/speed.md.
+
+    python benchmarks/speed/run.py [NAME ...] [--size smoke|standard|full] [--write] [--workdir speed]
+    make bench [NAME=loader] [SIZE=full]
+
+Without a name: all rows that this machine can measure, in under 20 minutes on two cores at the standard size. A row's
+result stays in the work folder, so rows may be measured one by one; the page shows the newest of each. What smoke
+measures is for nobody to read, and never goes on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+
+# `speed` is a package beside `rewarm_bench`; this folder itself must not be searched.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from rewarm_bench.pages import replace_in  # noqa: E402
+from rewarm_bench.product import ROOT  # noqa: E402
+from speed import page  # noqa: E402
+from speed.result import Bar, Result  # noqa: E402
+
+ROWS = {
+    "step": ("step", "measure"),
+    "defaults": ("step", "defaults"),
+    "vocabulary": ("vocabulary", "measure"),
+    "end-to-end": ("end_to_end", "measure"),
+    "loader": ("loader", "measure"),
+    "preparation": ("preparation", "measure"),
+    "evaluation": ("evaluation", "measure"),
+    "checkpoint": ("checkpoint", "measure"),
+    "start": ("start", "measure"),
+    "memory": ("memory", "measure"),
+    "scaling": ("scaling", "measure"),
+    "gpu": ("gpu", "measure"),
+}
+SIZES = ("smoke", "standard", "full")
+MARKS = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+
+def machine() -> str:
+    """The hardware, in words that do not name a machine."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores, {model}"
+
+
+def own_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "rewarm")}
+
+
+def measure(name: str, size: str, workdir: Path) -> Result:
+    """One row, stored when done; one that breaks is a result too, and says why."""
+    module, function = ROWS[name]
+    print(f"── {name} ──", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    try:
+        found = getattr(importlib.import_module(f"speed.rows.{module}"), function)(size, workdir / "peers")
+    except Exception as error:
+        traceback.print_exc()
+        found = Result(name, name, (), (Bar.missing("all of it", 0.0, f"the row broke: {error}"),), (), size)
+    result: Result = dataclasses.replace(
+        found,
+        seconds=time.monotonic() - began,
+        machine=machine(),
+        versions={**own_versions(), **found.versions},
+    )
+    stored = workdir / size / f"{name}.json"
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_text(json.dumps(result.to_json(), indent=1))
+    print(page.marked([result]), flush=True)
+    return result
+
+
+def newest(workdir: Path) -> list[Result]:
+    """What is on the page: of each row the newest result that is no rehearsal."""
+    results = []
+    for name in ROWS:
+        stored = [workdir / size / f"{name}.json" for size in SIZES if size != "smoke"]
+        stored = sorted((path for path in stored if path.exists()), key=lambda path: path.stat().st_mtime)
+        if stored:
+            results.append(Result.from_json(json.loads(stored[-1].read_text())))
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--size", choices=SIZES, default="standard")
+    parser.add_argument("--write", action="store_true", help="write all stored results into docs/speed.md")
+    parser.add_argument("--workdir", type=Path, default=ROOT / "speed")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(ROWS)):
+        print(f"error: {unknown[0]} is no row of the bench, expected one of {', '.join(ROWS)}", file=sys.stderr)
+        return 64
+    workdir = options.workdir.absolute()
+    measured = [measure(name, options.size, workdir) for name in options.names or ROWS]
+    print("\n" + page.marked(measured))
+    if options.write:
+        if options.size == "smoke":
+            print("smoke results are not written", file=sys.stderr)
+            return 0
+        replace_in(ROOT / "docs" / "speed.md", *MARKS, page.page(newest(workdir)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The bench's own arithmetic: spreads, bars and their marks, the page, utilisation."""
+
+import json
+
+import pytest
+
+from speed import flops, page
+from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
+from speed.rows import step
+from speed.spread import Spread, fastest, ratios
+from speed.work import Text, Work, step_rows
+
+MET_BAR = Bar.on("rewarm / peer", 1.1, Spread(1.2, 1.1, 1.3))
+MISSED_BAR = Bar.on("start", 0.5, Spread(0.6, 0.5, 0.7), unit="s", at_least=False)
+ABSENT_BAR = Bar.missing("gpu", 0.46, "no GPU on this machine")
+
+
+def result(*bars: Bar, size: str = "standard") -> Result:
+    table = Table("Tokens", ("", "value"), (("a|b", "1"),))
+    return Result("loader", "Loader", (table,), bars, ("a note",), size, 12.4, "2 cores", {"torch": "2"})
+
+
+def test_a_spread_is_median_and_range() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert Spread.of([1000.0, 3000.0]).words(0) == "2,000 (1,000 to 3,000)"
+    with pytest.raises(ValueError, match="no rounds"):
+        Spread.of([])
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # Both got twice as slow in the second round: the ratio did not change.
+    assert ratios([1.0, 2.0], [3.0, 6.0]) == Spread(3.0, 3.0, 3.0)
+    with pytest.raises(ValueError, match="2 rounds beside 1"):
+        ratios([1.0, 2.0], [1.0])
+    assert fastest({"a": [2.0, 9.0, 2.0], "b": [3.0, 3.0, 3.0]}) == "a"
+
+
+def test_a_bar_says_met_missed_by_how_much_or_why_not() -> None:
+    assert (MET_BAR.state, MET_BAR.mark, MET_BAR.bound) == (MET, "met", ">= 1.1 x")
+    assert (MISSED_BAR.state, MISSED_BAR.mark) == (MISSED, "missed by 20 %")
+    assert (ABSENT_BAR.state, ABSENT_BAR.mark) == (UNMEASURED, "not measured: no GPU on this machine")
+    assert MET_BAR.measured == "1.2 x (1.1 to 1.3)"
+    assert ABSENT_BAR.measured == ""
+
+
+@pytest.mark.parametrize(("at_least", "state"), [(True, MET), (False, MET)])
+def test_a_number_on_the_bound_meets_it(at_least: bool, state: str) -> None:
+    assert Bar.on("x", 1.0, Spread(1.0, 1.0, 1.0), at_least=at_least).state == state
+
+
+def test_a_bound_of_zero_has_no_share_to_miss_it_by() -> None:
+    assert Bar.on("waits", 0.0, Spread(2.0, 2.0, 2.0), at_least=False).mark == "missed"
+
+
+def test_results_go_through_json_unchanged() -> None:
+    whole = result(MET_BAR, ABSENT_BAR)
+    assert Result.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_the_page_has_every_bar_with_its_mark_and_the_command() -> None:
+    text = page.page([result(MET_BAR, MISSED_BAR), result(ABSENT_BAR, size="full")])
+    assert text.startswith("1 met, 1 missed, 1 not measured.")
+    assert "| ✓ | loader | rewarm / peer | >= 1.1 x | 1.2 x (1.1 to 1.3) | met |" in text
+    assert "missed by 20 %" in text
+    assert "`make bench NAME=loader`, 12 s on 2 cores" in text
+    assert "`make bench NAME=loader SIZE=full`" in text
+    assert "a\\|b" in text
+    assert page.marked([result(MISSED_BAR)]).splitlines()[-1] == "0 met, 1 missed, 0 not measured"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (12.0, "12"), (0.034, "0.03"), (12345.6, "12,346")])
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_the_work_counts_its_parameters_as_transformers_does() -> None:
+    from rewarm_cli.parameters import configured
+
+    work = Work(**step.SMALL, length=256, rows=8)
+    assert work.parameters == configured({**work.config(), "vocab_size": work.vocabulary})
+    assert 11e6 < work.parameters < 13e6
+    assert 38e6 < Work(**step.LARGE, length=256, rows=8).parameters < 42e6
+
+
+def test_rows_of_a_step_go_round() -> None:
+    work = Work(8, 1, 50, 4, 3)
+    text = Text(work, count=4)
+    assert (step_rows(text, work, 1) == text.tokens[[3, 0, 1]]).all()
+
+
+def test_every_size_of_the_step_row_has_cases_and_full_has_all() -> None:
+    assert len(step.cases("full")) == 8
+    assert all(case in step.cases("full") for case in step.cases("standard"))
+    assert len(step.cases("smoke")) == 1
+
+
+def test_operations_and_utilisation() -> None:
+    # GPT-3 175B of Chowdhery et al. 2022: 6N dominates.
+    assert flops.per_token(10, 2, 3, 4) == 60 + 288
+    assert flops.utilisation(1000.0, 1e9, 2e12) == 0.5
+    with pytest.raises(ValueError, match="ceiling"):
+        flops.utilisation(1.0, 1.0, 0.0)
+    assert flops.stated_peak("NVIDIA H200") == 989e12
+    assert flops.stated_peak("cpu") is None
+
+
+def test_rows_fill_the_memory_but_for_a_margin() -> None:
+    # 10 fixed and 5 a row, 100 free: 90 of them take 16 rows.
+    assert flops.rows_that_fit(100, 15, 20) == 16
+    assert flops.rows_that_fit(1, 15, 20) == 1
