@@ -27,7 +27,8 @@ from campaigns import tally as tallies  # noqa: E402
 from campaigns.world import make_world  # noqa: E402
 from rewarm_bench.pages import replace_in  # noqa: E402
 
-CAMPAIGNS = {"kill": "campaigns.kill"}
+CAMPAIGNS = {"kill": "campaigns.kill", "storage": "campaigns.storage"}
+CAMPAIGNS |= {name: f"campaigns.{name}" for name in ("preemption", "tracking", "divergence")}
 PAGE = ROOT / "docs" / "reliability.md"
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,6 +181,16 @@ def start_ranks(world: World, folder: Path, processes: int, faults: dict[int, st
             own["REWARM_FAULT_POINT"] = faults[rank]
         ranks.append(world.fork(*arguments, module="rewarm_trainer.worker", **own))
     return ranks
+
+
+def await_frozen(process: WarmProcess, patience: float = PATIENCE) -> bool:
+    """Until a fault point has stopped the process; False when it ended before. Stopping sends no event to others."""
+    give_up = time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < give_up:
+        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def reap(processes: Sequence[WarmProcess]) -> None:

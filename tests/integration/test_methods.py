@@ -6,6 +6,7 @@ All runs continue one trunk: an Infinite run on general text, which ends in its 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -233,6 +234,7 @@ def test_rows_that_diverge_are_passed_over(world: World, poisoned: str) -> None:
     report = run(world, "poisoned-run", **changes)
     (decision,) = report["decisions"]
     assert decision["what"] == "RolledBack"
+    assert re.search(r"not finite \((code row \d+(, )?)+\); back to step", decision["why"])
     first, second = report["phases"]
     assert (first["first_step"], first["reason"], second["reason"]) == (0, "start", "diverged")
     # From the checkpoint it went back to, past the broken update and one more, counted in rows of 32 tokens.
@@ -252,7 +254,8 @@ def test_a_rate_that_destroys_the_model_ends_with_76(world: World, trunk: dict[s
     )
     done = world.run(manifest, "exploding")
     assert done.code == 76, done.err
-    assert "all 2 rollbacks of spec.training.divergence are spent; lower spec.schedule.peakLearningRate" in done.err
+    assert "rows of it: the weights diverged, not a row), and all 2 rollbacks" in done.err
+    assert "of spec.training.divergence are spent; lower spec.schedule.peakLearningRate" in done.err
     report = world.report("exploding")
     assert report["outcome"] == "Diverged"
     assert [attempt["cause"] for attempt in report["attempts"]] == ["Diverged"]

@@ -163,6 +163,24 @@ def test_a_deleted_database_gets_the_whole_history_again(tmp_path: Path) -> None
     assert history(moved, str(second.run_id), "train/loss") == losses(range(1, 7))
 
 
+def test_a_database_that_was_put_back_gets_what_it_had_since(tmp_path: Path) -> None:
+    """A backup from the middle of the run: the receipt says that all arrived, the server has half."""
+    uri, spool = database(tmp_path), tmp_path / "spool"
+    first = begin(uri, spool)
+    train(first, range(1, 4))
+    assert first.finish("KILLED", 120).delivered
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "backup.db")
+    second = begin(uri, spool)
+    train(second, range(4, 8))
+    assert second.finish("KILLED", 60).delivered
+    older = f"sqlite:///{tmp_path / 'backup.db'}"
+    third = begin(older, spool)
+    train(third, [8])
+    assert third.finish("FINISHED", 60).delivered
+    assert history(older, str(third.run_id), "train/loss") == losses(range(1, 9))
+    assert len(history(older, str(third.run_id), "train/tokens_per_second")) == 8
+
+
 def test_a_batch_whose_answer_was_lost_is_stored_once(tmp_path: Path) -> None:
     uri, spool = database(tmp_path), tmp_path / "spool"
     first = begin(uri, spool)

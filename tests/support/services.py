@@ -60,9 +60,9 @@ class S3:
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def start_mlflow(state: Path, address: str, processes: Processes) -> str:
-    """The address of an MLflow server over sqlite."""
-    port = free_ports(1, address)[0]
+def start_mlflow(state: Path, address: str, processes: Processes, port: int = 0) -> str:
+    """The address of an MLflow server over sqlite; on any free port unless one is given."""
+    port = port or free_ports(1, address)[0]
     url = f"http://{address}:{port}"
     state.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewarm_api.errors import DataError, DependencyError, ManifestError, MissingInputError, Problem
+from rewarm_api.errors import DataError, DependencyError, MissingInputError
 from rewarm_trainer.faults import reached
+from rewarm_trainer.fence import Fence
 from rewarm_trainer.files import disk_errors, is_plain_name
 from rewarm_trainer.orphans import Orphans
-from rewarm_trainer.storage import LocalStorage, NoConditions, Storage, open_storage
+from rewarm_trainer.storage import LocalStorage, Storage, open_storage
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 MANIFEST = "manifest.json"
@@ -86,8 +87,7 @@ class Checkpoints:
         """`single_writer`: the manifest allows a store that cannot keep a second writer away."""
         self._store = store
         self._scratch = scratch
-        self._epoch = 0
-        self._single_writer = single_writer
+        self._fence = Fence(store, single_writer)
         self.orphans = Orphans(store)
 
     @staticmethod
@@ -116,53 +116,14 @@ class Checkpoints:
 
     def claim(self, who: dict[str, Any]) -> int:
         """Become the newest writer. Whoever held an older epoch can no longer commit or prune."""
-        while True:
-            epoch = self._newest_epoch() + 1
-            reached("claim.before")
-            key, mark = f"fence/{epoch:08d}", json.dumps(who).encode()
-            if self._put_new(key, mark):
-                reached("claim.after")
-                if not self._single_writer and self._put_new(key, mark):
-                    raise self._refused("takes a second write with If-None-Match: *")
-                self._epoch = epoch
-                self.orphans.claimed(key)
-                # What a killed writer had on its way would lie there for ever, as large as a checkpoint.
-                shutil.rmtree(self._scratch, ignore_errors=True)
-                return epoch
-
-    def _put_new(self, key: str, data: bytes) -> bool:
-        """Write a file that must not be there; False when it is."""
-        if self._single_writer:
-            if self._store.exists(key):
-                return False
-            self._store.put(key, data)
-            return True
-        try:
-            return self._store.put_if_absent(key, data)
-        except NoConditions as error:
-            raise self._refused(f"refuses conditional writes ({error})") from error
-
-    def _refused(self, why: str) -> ManifestError:
-        return ManifestError(
-            Problem(
-                "spec.checkpoints.uri",
-                f"{self._store.uri('')}, which {why}",
-                "a store that writes a file only if none is there: that keeps a second writer from harming checkpoints",
-                "use another store, or set spec.checkpoints.singleWriter: true and never start this run twice",
-            )
-        )
-
-    def _newest_epoch(self) -> int:
-        return max((int(entry.key.rsplit("/", 1)[1]) for entry in self._store.list("fence/")), default=0)
+        self.orphans.claimed(self._fence.claim(who))
+        # What a killed writer had on its way would lie there for ever, as large as a checkpoint.
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        return self._fence.epoch
 
     def check_fence(self) -> None:
         """DependencyError (75) once a newer writer has claimed this run."""
-        newest = self._newest_epoch()
-        if newest != self._epoch:
-            raise DependencyError(
-                f"{self._store.uri('')}: writer {newest} took over from this one ({self._epoch}); "
-                "this one stops and commits nothing; let the newer one run, or give this run its own checkpoints.uri"
-            )
+        self._fence.check()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -207,9 +168,13 @@ class Checkpoints:
         self.check_fence()
         reached("commit.fenced")
         digest = hashlib.sha256(manifest).hexdigest()
-        marker = json.dumps({"manifest": digest, "epoch": self._epoch}).encode()
-        if not self._put_new(f"{name}/{MARKER}", marker):
-            raise DependencyError(f"{self.uri(step)}: another writer committed this checkpoint; stopping")
+        marker = json.dumps({"manifest": digest, "epoch": self._fence.epoch}).encode()
+        if not self._fence.put_new(f"{name}/{MARKER}", marker):
+            # Of a writer before us, which froze after its last look at the fence and woke up: the files are ours now.
+            self.check_fence()
+            self._store.delete(f"{name}/{MARKER}")
+            if not self._fence.put_new(f"{name}/{MARKER}", marker):
+                raise DependencyError(f"{self.uri(step)}: another writer committed this checkpoint; stopping")
         reached("commit.marker")
         return digest
 

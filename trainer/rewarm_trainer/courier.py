@@ -47,6 +47,10 @@ class Server(Protocol):
         """Whether the run is there and takes points."""
         ...
 
+    def holds(self, run_id: str, points: Sequence[Point]) -> bool:
+        """Whether the run has all of these points, which are of one metric."""
+        ...
+
     def terminate(self, run_id: str, status: str) -> None: ...
 
     def trouble(self, error: Exception) -> Trouble: ...
@@ -81,6 +85,7 @@ class Courier:
         self.problem: str | None = None
         self._server = server
         self._opened = False
+        self._in_doubt = True
         self._errands: deque[Errand] = deque()
         self._urgent = threading.Event()
         self._abandoned = threading.Event()
@@ -111,7 +116,7 @@ class Courier:
         if self._finished is None:
             with suppress(OSError):
                 self.spool.sync()
-            self._terminal = status
+            self._terminal, self._in_doubt = status, True
             self._urgent.set()
             self._thread.join(deadline_seconds)
             self._finished = self._ended(deadline_seconds)
@@ -157,12 +162,22 @@ class Courier:
             self._opened = True
         run_id = self.spool.run_id
         assert run_id is not None
+        if self._in_doubt:
+            self._look_back(run_id)
         self._drain(run_id)
         self._run_errands(run_id)
         if self._terminal is None or self._errands or not self.spool.empty:
             return False
         self._server.terminate(run_id, self._terminal)
         return True
+
+    def _look_back(self, run_id: str) -> None:
+        """A server that was away may be back with an older database: what it acknowledged since is sent again."""
+        self._in_doubt = False
+        delivered = self.spool.delivered()
+        if delivered and not self._server.holds(run_id, delivered):
+            logger.info(f"tracking: {self._server.name} has lost points that it had; all of them are sent again")
+            self.spool.acknowledge(0)
 
     def _drain(self, run_id: str) -> None:
         if not self.spool.empty:
@@ -206,6 +221,7 @@ class Courier:
             errand.done.set()
 
     def _stumble(self, error: Exception) -> None:
+        self._in_doubt = True
         if self._server.trouble(error) is Trouble.LOST:
             self._opened = False
         if self.problem is None:  # the caller tells people, it can ask for `problem`

@@ -22,7 +22,7 @@ POINTS = (
     "commit.marker",
     "prune.begin", "delete.marker", "prune.done",
     "write.beside",
-    "restore.done",
+    "restore.done", "look.begin",
 )  # fmt: skip
 _SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP}
 

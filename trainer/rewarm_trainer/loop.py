@@ -16,6 +16,7 @@ from rewarm_api.errors import DivergedError, Preempted
 from rewarm_api.snapshot import Plan, Training
 from rewarm_trainer import marks, schedule
 from rewarm_trainer.batches import Loader
+from rewarm_trainer.faults import reached
 from rewarm_trainer.order import Order, Phase, RowAddress
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.update import Numbers, Outcome, Updater
@@ -144,6 +145,7 @@ class Loop:
         if (evaluates or commits or self._stop or self._commit) and self._pending:
             self._settle(0)
         if evaluates:
+            reached("look.begin")
             self._judge.look(self.state, final=last)
             self._adopt_decisions()
         last = last or bool(self.state.stopped)

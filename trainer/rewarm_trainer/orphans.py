@@ -6,12 +6,16 @@ claimed the fence, after a grace period: an upload of the writer before it may s
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from rewarm_trainer.storage_protocol import Storage
+from rewarm_api.errors import DependencyError, MissingInputError
+from rewarm_trainer.storage_protocol import Storage, Unfinished
+
+logger = logging.getLogger("rewarm.storage")
 
 GRACE_SECONDS = 3600.0
 """From a writer's claim to its first look for orphans, and from there to the next."""
@@ -33,8 +37,24 @@ class Orphans:
 
     def begun(self) -> Counter[str]:
         """Writes that never ended, by folder of a checkpoint."""
-        places = (_STEP.match(write.key) for write in self._store.unfinished("step-"))
+        places = (_STEP.match(write.key) for write in self._unfinished())
         return Counter(place.group(1) for place in places if place)
+
+    def _unfinished(self) -> list[Unfinished]:
+        """Nothing where the store cannot list them, or we may not: no run ends for want of a right to tidy up."""
+        try:
+            return self._store.unfinished("step-")
+        except (DependencyError, MissingInputError) as error:
+            logger.warning(f"uploads that never ended cannot be listed, and stay: {error}")
+            return []
+
+    def _abandon(self, write: Unfinished) -> bool:
+        try:
+            self._store.abandon(write)
+        except DependencyError as error:
+            logger.warning(f"an upload that never ended stays: {error}")
+            return False
+        return True
 
     def sweep(self, check_fence: Callable[[], None], committed: Collection[str]) -> list[str]:
         """Remove what was left before our claim, once the grace period is over; returns what went.
@@ -48,11 +68,10 @@ class Orphans:
 
     def _remove_before(self, moment: float, check_fence: Callable[[], None], committed: Collection[str]) -> list[str]:
         gone = []
-        for write in self._store.unfinished("step-"):
+        for write in self._unfinished():
             if write.began < moment:
                 check_fence()
-                self._store.abandon(write)
-                gone.append(write.key)
+                gone += [write.key] if self._abandon(write) else []
         newest: dict[str, float] = {}
         for entry in self._store.list("step-"):
             if place := _STEP.match(entry.key):

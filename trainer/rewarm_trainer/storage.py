@@ -25,6 +25,7 @@ __all__ = ["Entry", "LocalStorage", "NoConditions", "S3Storage", "Storage", "Unf
 
 MULTIPART_BYTES = 64 << 20
 DELETE_AT_ONCE = 1000
+READ_TIMEOUT_SECONDS = 120.0
 ATTEMPTS = 3
 """Of boto3 itself, each with its own backoff; beyond them `Patience` decides."""
 ABSENT = ("NoSuchKey", "NoSuchBucket", "NotFound", "404")
@@ -50,7 +51,7 @@ def open_storage(uri: str | Path, *, root: Path) -> Storage:
 
 
 @cache
-def _client(endpoint: str | None, process: int) -> Any:
+def _client(endpoint: str | None, process: int, patience: float) -> Any:
     """One client per process: sockets do not survive a fork, and building one takes a third of a second."""
     import boto3
     from botocore.config import Config
@@ -67,7 +68,8 @@ def _client(endpoint: str | None, process: int) -> Any:
     config = Config(
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         connect_timeout=10,
-        read_timeout=120,
+        # One try must not outlast the patience for all of them.
+        read_timeout=min(READ_TIMEOUT_SECONDS, max(1.0, patience)),
         max_pool_connections=32,
         **own,
     )
@@ -91,7 +93,7 @@ class S3Storage:
     @property
     def client(self) -> Any:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-        return _client(endpoint, os.getpid())
+        return _client(endpoint, os.getpid(), Patience.from_environment().deadline)
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{key}"

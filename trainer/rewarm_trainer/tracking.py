@@ -118,8 +118,7 @@ class Tracker:
 
     def flush(self, deadline_seconds: float = 30.0) -> bool:
         """Wait until everything logged so far has arrived; False when that took too long."""
-        arrived = self._courier.submit(lambda run_id: True, "metrics have not all arrived yet")
-        return bool(self._courier.wait(arrived, deadline_seconds))
+        return bool(self._courier.wait(self._courier.submit(lambda run_id: True, "metrics wait"), deadline_seconds))
 
     def attach(self, path: Path) -> None:
         """Upload a small file (report, model card) as an artifact before the run ends; best effort, tried once."""
@@ -311,6 +310,10 @@ class MlflowServer:
         metrics = [Metric(point.name, point.value, point.timestamp, point.step) for point in points]
         for first in range(0, len(metrics), _METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS_PER_BATCH])
+
+    def holds(self, run_id: str, points: Sequence[Point]) -> bool:
+        found = {(each.step, each.timestamp) for each in self.client.get_metric_history(run_id, points[0].name)}
+        return all((point.step, point.timestamp) in found for point in points)
 
     def is_open(self, run_id: str) -> bool:
         return self._by_id(run_id) is not None

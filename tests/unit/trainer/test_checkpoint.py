@@ -285,6 +285,21 @@ def test_a_writer_that_fails_leaves_alone_what_a_newer_one_is_writing(tmp_path: 
     assert written.read_bytes() == b"of the newer one"
 
 
+def test_the_marker_of_an_older_writer_that_woke_up_gives_way(tmp_path: Path) -> None:
+    """It passed the fence, froze, and put its marker among the files of the newer writer."""
+
+    class Disturbed(LocalStorage):
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            if key.endswith(MANIFEST):
+                super().put(key.replace(MANIFEST, MARKER), b'{"manifest": "of the older one", "epoch": 1}')
+
+    writer(tmp_path)
+    new = writer(tmp_path, Disturbed(tmp_path / "checkpoints"))
+    commit(new, 4)
+    assert opened(tmp_path).verify(4).step == 4
+
+
 class Deaf(LocalStorage):
     """A store that passes over conditions."""
 

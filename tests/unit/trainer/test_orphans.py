@@ -10,7 +10,7 @@ import pytest
 from rewarm_api.errors import DependencyError
 from rewarm_trainer.checkpoint import MARKER, Checkpoints, audit, folder_name
 from rewarm_trainer.orphans import GRACE_SECONDS, Orphans
-from rewarm_trainer.storage import LocalStorage
+from rewarm_trainer.storage import LocalStorage, Unfinished
 
 LONG_AGO = 1_000_000_000
 
@@ -76,6 +76,21 @@ def test_what_was_written_since_the_claim_stays(tmp_path: Path) -> None:
     writer.now = GRACE_SECONDS
     writer.checkpoints.prune(1, None)
     assert young.exists()
+
+
+def test_without_the_right_to_list_uploads_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Closed(LocalStorage):
+        def unfinished(self, prefix: str) -> list[Unfinished]:
+            raise DependencyError("s3://runs/: the store answered AccessDenied; check the credentials and their rights")
+
+    left = leave(tmp_path, 4)
+    writer = Writer(tmp_path)
+    writer.checkpoints.orphans = Orphans(Closed(tmp_path / "checkpoints"), clock=lambda: writer.now)
+    writer.checkpoints.orphans.claimed("fence/00000001")
+    writer.now = GRACE_SECONDS
+    writer.checkpoints.prune(1, None)
+    assert not left.exists()
+    assert "uploads that never ended cannot be listed, and stay" in caplog.text
 
 
 def test_a_writer_that_was_overtaken_removes_nothing(tmp_path: Path) -> None:
