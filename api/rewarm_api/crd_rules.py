@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rewarm_api import controller_cel
 from rewarm_api.cel import CelRule, address, exactly_one, local_only, rule
+from rewarm_api.crd_addresses import FOLDER_ADDRESS, INSIDE, INSIDE_FOLDER, NO_USER, SERVER, TEXT_ADDRESS
 from rewarm_api.crd_finish import FINISH_RULES
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.pod_rules import (
@@ -20,8 +21,6 @@ from rewarm_api.pod_rules import (
     RESERVED_PATHS,
     SECRET_ENVIRONMENT,
 )
-from rewarm_api.redaction import USERINFO
-from rewarm_api.safety_rules import CLAIM_ESCAPE, TRACKING
 
 ALWAYS_MUTABLE = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 _KIND = "(has(self.kind) ? self.kind : 'Rewarm')"
@@ -62,13 +61,6 @@ def _frozen(path: str, *, while_suspended: bool = False) -> CelRule:
     return rule(expression, message, fieldPath=f".spec.{parent or child}", reason="FieldValueForbidden")
 
 
-_TEXT_ADDRESS = address("^(s3|file|hf|claim)://.+", "s3:// | file:// | hf:// | claim://NAME/path")
-_FOLDER_ADDRESS = address("^(s3|claim)://.+", "s3:// | claim://NAME/path")
-_NO_USER = rule(
-    f"!self.matches('{USERINFO}')".replace("\\", "\\\\"),
-    "an address without user and password; give them by a Secret that spec.credentials names",
-)
-_INSIDE = rule(f"!self.matches('{CLAIM_ESCAPE}')", "a path inside the claim, without .. and without a second slash")
 _WEIGHTS = rule(
     "!has(self.sources) || self.sources.all(s, has(s.weight)) || !self.sources.exists(s, has(s.weight))",
     "a weight on all sources of a group or on none",
@@ -313,7 +305,7 @@ RULES: dict[str, list[CelRule]] = {
         exactly_one("huggingFace", "s3", "volume", "file", "mlflow", "run", "scratch"),
         local_only("file", "huggingFace, s3, volume, mlflow or run"),
     ],
-    "spec.baseModel.s3.uri": [address("^s3://[^/]+", "s3://BUCKET/prefix/"), _NO_USER],
+    "spec.baseModel.s3.uri": [address("^s3://[^/]+", "s3://BUCKET/prefix/"), NO_USER],
     "spec.baseModel.mlflow": [exactly_one("alias", "version")],
     "spec.baseModel.run": [
         local_only("path", "run: {name: ...}"),
@@ -321,7 +313,7 @@ RULES: dict[str, list[CelRule]] = {
     ],
     "spec.baseModel.scratch.tokenizer": [local_only("file", "vocabularySize")],
     "spec.corpus": [_WEIGHTS],
-    "spec.corpus.sources[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
+    "spec.corpus.sources[].uri": [TEXT_ADDRESS, NO_USER, INSIDE],
     "spec.replay": [
         _WEIGHTS,
         rule("!(has(self.fromRun) && has(self.sources) && size(self.sources) > 0)", "exactly one of sources | fromRun"),
@@ -337,7 +329,7 @@ RULES: dict[str, list[CelRule]] = {
         *controller_cel.REPLAY,
     ],
     **controller_cel.RULES,
-    "spec.replay.sources[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
+    "spec.replay.sources[].uri": [TEXT_ADDRESS, NO_USER, INSIDE],
     "spec.replay.fromRun": [
         local_only("path", "fromRun: {name: ...}"),
         rule("has(self.name) || has(self.path)", "exactly one of name | path"),
@@ -373,7 +365,7 @@ RULES: dict[str, list[CelRule]] = {
     "spec.evaluation.sets[]": [
         rule("!has(self.uri) || has(self.role)", "a set with a uri needs a role: New or Retained")
     ],
-    "spec.evaluation.sets[].uri": [_TEXT_ADDRESS, _NO_USER, _INSIDE],
+    "spec.evaluation.sets[].uri": [TEXT_ADDRESS, NO_USER, INSIDE],
     "spec.evaluation.benchmarks[]": [
         rule(
             "!has(self.formSelection) || (has(self.forms) && size(self.forms) > 1)",
@@ -393,19 +385,10 @@ RULES: dict[str, list[CelRule]] = {
             "onForgetting watches maxForgetting; add it, or use Warn",
         )
     ],
-    "spec.checkpoints.uri": [_FOLDER_ADDRESS, _NO_USER, _INSIDE],
-    "spec.tracking.uri": [
-        _NO_USER,
-        rule(
-            f"self.matches('{TRACKING}')".replace("\\", "\\\\"), "http:// or https:// and the host of an MLflow server"
-        ),
-    ],
-    "spec.baseModel.volume.path": [
-        rule(
-            f"!('claim://c/' + self).matches('{CLAIM_ESCAPE}')", "a folder inside the claim, without .. and first slash"
-        )
-    ],
-    "spec.cache.uri": [_FOLDER_ADDRESS, _NO_USER, _INSIDE],
+    "spec.checkpoints.uri": [FOLDER_ADDRESS, NO_USER, INSIDE],
+    "spec.tracking.uri": [NO_USER, SERVER],
+    "spec.baseModel.volume.path": [INSIDE_FOLDER],
+    "spec.cache.uri": [FOLDER_ADDRESS, NO_USER, INSIDE],
     **FINISH_RULES,
     **_POD_RULES,
     "status": [
