@@ -77,6 +77,10 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
                 notes.append(f"{name}: {error}.")
                 del arms[name]
         parameters = arms["rewarm"].facts["parameters"]
+        for name, arm in arms.items():
+            own = arm.facts.get("parameters", parameters)
+            if abs(own / parameters - 1) > 0.001:
+                notes.append(f"{name} has {own:,} parameters, rewarm's model {parameters:,}.")
         few = {"smoke": (2, 1), "standard": (5, 2), "full": (7, 3)}[size]
         answers = rounds(arms, few[0], "run", steps=few[1])
     label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
