@@ -1,6 +1,11 @@
 """The bench's own arithmetic: spreads, bars and their marks, the page, utilisation."""
 
+import dataclasses
+import importlib.util
 import json
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -108,3 +113,48 @@ def test_rows_fill_the_memory_but_for_a_margin() -> None:
     # 10 fixed and 5 a row, 100 free: 90 of them take 16 rows.
     assert flops.rows_that_fit(100, 15, 20) == 16
     assert flops.rows_that_fit(1, 15, 20) == 1
+
+
+def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runner()
+    clock = iter([0.0, *(100.0 * number for number in range(20))])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "ROWS", {"one": ("", ""), "two": ("", ""), "three": ("", "")})
+    monkeypatch.setattr(module, "LAST_START_SECONDS", 50)
+    began: list[str] = []
+    monkeypatch.setattr(module, "measure", lambda name, size, workdir: began.append(name) or result(MET_BAR))
+    (tmp_path / "standard").mkdir()
+    stored = dataclasses.replace(result(MISSED_BAR), name="three")
+    (tmp_path / "standard" / "three.json").write_text(json.dumps(stored.to_json()))
+    found = module.measure_all([], "standard", tmp_path)
+    assert began == ["one"]
+    assert "make bench NAME=two" in found[1].bars[0].mark
+    assert found[2] == stored
+
+
+def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "lodaer"])
+    assert runner().main() == 64
+    assert "lodaer is no row of the bench, expected one of loader, " in capsys.readouterr().err
+
+
+def test_smoke_is_never_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "loader.json").write_text(json.dumps(result(MET_BAR, size="smoke").to_json()))
+    assert runner().newest(tmp_path) == []
+
+
+def runner() -> ModuleType:
+    """The script, whose folder must not stay on the path."""
+    script = Path(__file__).parents[3] / "benchmarks" / "speed" / "run.py"
+    spec = importlib.util.spec_from_file_location("speed_run", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
