@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from speed import flops, page
+from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
 from speed.rows import step
 from speed.spread import Spread, fastest, ratios
@@ -158,3 +159,29 @@ def runner() -> ModuleType:
     finally:
         sys.path[:] = before
     return module
+
+
+def test_an_arm_answers_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "arm_under_test.py").write_text(
+        "import tempfile\n"
+        "class Adds:\n"
+        "    def __init__(self, start):\n"
+        "        self.facts, self.value = {'start': start}, start\n"
+        "    def add(self, more):\n"
+        "        self.value += more\n"
+        "        return [self.value, tempfile.mkdtemp()]\n"
+        "    def fail(self):\n"
+        "        raise ValueError('no such thing')\n"
+    )
+    monkeypatch.setattr("speed.arm.PRODUCT", (str(tmp_path),))
+    with Arm("arm_under_test", "Adds", {"start": 2}) as arm:
+        assert arm.facts == {"start": 2}
+        found = rounds({"a": arm}, 2, "add", more=3)["a"]
+        assert [answer.value[0] for answer in found] == [5, 8]
+        assert all(answer.seconds > 0 for answer in found)
+        assert all(answer.peak_megabytes > 0 for answer in found)
+        folder = Path(found[0].value[1])
+        assert folder.exists()
+        with pytest.raises(ArmError, match="Adds ended with 1: ValueError: no such thing"):
+            arm.ask("fail")
+    assert not folder.exists()
