@@ -107,4 +107,4 @@ test-cluster: setup ## integration and end-to-end tests on a real cluster, with 
 	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test
 
 clean: ## remove what was made here (.venv, caches, quickstart, science, runs)
-	rm -rf .venv quickstart science runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf .venv quickstart science speed runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -56,6 +56,10 @@ class Arm:
         paths = PRODUCT if own else PRODUCT[:1]
         asked = {"paths": paths, "module": module, "kind": kind, "options": dict(options)}
         self.name = f"{module}.{kind}"
+        # What an arm writes goes when it is ended; what a compiler made stays for the next one.
+        self._place = tempfile.TemporaryDirectory(prefix="rewarm-speed-", ignore_cleanup_errors=True)
+        kept["TORCHINDUCTOR_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "rewarm-speed-compiled")
+        kept["TMPDIR"] = self._place.name
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the arm
         self._process = subprocess.Popen(
             [str(python), str(Path(__file__).with_name("serve.py")), json.dumps(asked)],
@@ -96,6 +100,7 @@ class Arm:
         self._process.kill()
         self._process.wait()
         self._log.close()
+        self._place.cleanup()
 
     def __enter__(self) -> Arm:
         return self

@@ -29,6 +29,10 @@ class _Loop:
         raise NotImplementedError
 
 
+def counted(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def optimizer_of(model: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY, fused=True)
 
@@ -53,6 +57,7 @@ class LitGPT(_Loop):
         torch.manual_seed(1)
         model = GPT(config)
         model.transformer.wte.weight = model.lm_head.weight
+        self.facts = {"parameters": counted(model)}
         self._loss = chunked_cross_entropy
         self._model = self._fabric.setup(torch.compile(model) if compiled else model)
         self._optimizer = self._fabric.setup_optimizers(optimizer_of(self._model))
@@ -75,8 +80,16 @@ class Olmo(_Loop):
         sizes = self._work
         torch.manual_seed(1)
         self._model = TransformerConfig.llama_like(
-            d_model=sizes.hidden, vocab_size=sizes.vocabulary, n_layers=sizes.layers, n_heads=sizes.heads
+            d_model=sizes.hidden,
+            vocab_size=sizes.vocabulary,
+            n_layers=sizes.layers,
+            n_heads=sizes.heads,
+            # Its inner size is 8/3 of d_model before these two; the work's is 11/4.
+            hidden_size_multiplier=33 / 32,
+            hidden_size_multiple_of=16,
         ).build()
+        self._model.lm_head.w_out.weight = self._model.embeddings.weight
+        self.facts = {"parameters": counted(self._model)}
         if compiled:
             self._model.apply_compile()
         self._optimizer, self._bf16 = optimizer_of(self._model), bf16

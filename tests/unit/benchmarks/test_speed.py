@@ -1,10 +1,16 @@
 """The bench's own arithmetic: spreads, bars and their marks, the page, utilisation."""
 
+import dataclasses
+import importlib.util
 import json
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from speed import flops, page
+from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
 from speed.rows import step
 from speed.spread import Spread, fastest, ratios
@@ -108,3 +114,74 @@ def test_rows_fill_the_memory_but_for_a_margin() -> None:
     # 10 fixed and 5 a row, 100 free: 90 of them take 16 rows.
     assert flops.rows_that_fit(100, 15, 20) == 16
     assert flops.rows_that_fit(1, 15, 20) == 1
+
+
+def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runner()
+    clock = iter([0.0, *(100.0 * number for number in range(20))])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "ROWS", {"one": ("", ""), "two": ("", ""), "three": ("", "")})
+    monkeypatch.setattr(module, "LAST_START_SECONDS", 50)
+    began: list[str] = []
+    monkeypatch.setattr(module, "measure", lambda name, size, workdir: began.append(name) or result(MET_BAR))
+    (tmp_path / "standard").mkdir()
+    stored = dataclasses.replace(result(MISSED_BAR), name="three")
+    (tmp_path / "standard" / "three.json").write_text(json.dumps(stored.to_json()))
+    found = module.measure_all([], "standard", tmp_path)
+    assert began == ["one"]
+    assert "make bench NAME=two" in found[1].bars[0].mark
+    assert found[2] == stored
+
+
+def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "lodaer"])
+    assert runner().main() == 64
+    assert "lodaer is no row of the bench, expected one of loader, " in capsys.readouterr().err
+
+
+def test_smoke_is_never_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "loader.json").write_text(json.dumps(result(MET_BAR, size="smoke").to_json()))
+    assert runner().newest(tmp_path) == []
+
+
+def runner() -> ModuleType:
+    """The script, whose folder must not stay on the path."""
+    script = Path(__file__).parents[3] / "benchmarks" / "speed" / "run.py"
+    spec = importlib.util.spec_from_file_location("speed_run", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = before
+    return module
+
+
+def test_an_arm_answers_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "arm_under_test.py").write_text(
+        "import tempfile\n"
+        "class Adds:\n"
+        "    def __init__(self, start):\n"
+        "        self.facts, self.value = {'start': start}, start\n"
+        "    def add(self, more):\n"
+        "        self.value += more\n"
+        "        return [self.value, tempfile.mkdtemp()]\n"
+        "    def fail(self):\n"
+        "        raise ValueError('no such thing')\n"
+    )
+    monkeypatch.setattr("speed.arm.PRODUCT", (str(tmp_path),))
+    with Arm("arm_under_test", "Adds", {"start": 2}) as arm:
+        assert arm.facts == {"start": 2}
+        found = rounds({"a": arm}, 2, "add", more=3)["a"]
+        assert [answer.value[0] for answer in found] == [5, 8]
+        assert all(answer.seconds > 0 for answer in found)
+        assert all(answer.peak_megabytes > 0 for answer in found)
+        folder = Path(found[0].value[1])
+        assert folder.exists()
+        with pytest.raises(ArmError, match="Adds ended with 1: ValueError: no such thing"):
+            arm.ask("fail")
+    assert not folder.exists()
