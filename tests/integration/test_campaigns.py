@@ -39,6 +39,8 @@ def proxy() -> Iterator[S3Proxy]:
     server.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_points_of_the_commit_protocol_and_at_any_moment(world: World) -> None:
     manifest = world.manifest("short-kill", **kill.MANIFEST)
     twin = undisturbed(world, manifest, "short-twin")
