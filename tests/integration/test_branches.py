@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,13 @@ def test_a_branch_anneals_what_an_uninterrupted_run_would(world: World) -> None:
 def test_a_branch_of_a_running_trunk_outlives_the_checkpoint_that_it_left(world: World, trunk: dict[str, Any]) -> None:
     process = world.start("run", world.manifest("trunk", **TRUNK), "--workdir", world.root / "running")
     read_until(process, lambda line: "checkpoint committed after step 24" in line)
+    process.send_signal(signal.SIGSTOP)  # the trunk must not be finished when the branch begins
     manifest = world.manifest("early", **branch("running", "Latest"))
     second = world.start("run", manifest, "--workdir", world.root / "early")
     read_until(second, lambda line: line.startswith("step 1/"))
     second.kill()
     second.wait()
+    process.send_signal(signal.SIGCONT)
     process.communicate()
     assert process.returncode == 0, "the trunk went on"
     same = "checkpoints/step-00000040/model.safetensors"

@@ -111,7 +111,7 @@ def test_a_set_with_flips_shows_them_on_the_page(example: Any) -> None:
 
 def test_the_model_card_says_what_was_measured(report: dict[str, Any], example: Any) -> None:
     card = model_card(report, example.snapshot, example.pins)
-    assert "| medqa | one | 200 | 50.0 % (plain) | 60.0 % (<quiz>) | +10.0 [+5.0, +15.0] |" in card
+    assert "| medqa | one | 200 | 50.0 % (plain) | 60.0 % (&lt;quiz>) | +10.0 [+5.0, +15.0] |" in card
     assert "Only next-token loss and the tasks above were measured" in card
     plain = model_card(build_report(example.facts), example.snapshot, example.pins)
     assert "Only next-token loss was measured" in plain
