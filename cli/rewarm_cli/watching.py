@@ -67,7 +67,7 @@ def observe(
     Raises DeadlineError, DeniedError, or DependencyError (75) when the server was away for PATIENCE_SECONDS.
     """
     known: dict[str, dict[str, Any]] = {}
-    version, synced, failures, since = "", False, 0, 0.0
+    version, synced, failures, since, refused_since = "", False, 0, 0.0, None
     while True:
         try:
             if not version:
@@ -80,20 +80,26 @@ def observe(
             try:
                 for event in cluster.watch(resource, namespace, version, labels=labels, fields=fields, seconds=seconds):
                     version = _version(event, version)
-                    failures = 0
+                    failures, refused_since = 0, None
                     if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                         yield _changed(known, event)
             except StreamEnded:
                 if time.monotonic() - opened < _SHORT_WATCH_SECONDS:
                     raise
-            failures = 0
+            failures, refused_since = 0, None
         except ExpiredError:
             version = ""
         except (StreamEnded, DependencyError, DeniedError) as error:
-            since = since if failures else time.monotonic()
+            now = time.monotonic()
+            since = since if failures else now
+            # Counted from the first refusal: a server that was away for longer may still refuse when it comes back.
+            refused_since = (refused_since or now) if isinstance(error, DeniedError) else None
             failures += 1
-            patience = REFUSED_SECONDS if isinstance(error, DeniedError) else PATIENCE_SECONDS
-            if not synced or time.monotonic() - since > patience:
+            if (
+                not synced
+                or now - since > PATIENCE_SECONDS
+                or (refused_since and now - refused_since > REFUSED_SECONDS)
+            ):
                 if isinstance(error, StreamEnded):
                     raise DependencyError("the API server ends every watch at once; is a proxy in between?") from error
                 raise

@@ -119,6 +119,12 @@ def test_patience_begins_anew_with_every_sign_of_life(clock):
     assert clock.now - 1000 > watching.PATIENCE_SECONDS
 
 
+def test_one_that_was_away_for_long_may_refuse_for_a_moment_when_it_comes_back(clock):
+    watches = [*([[DependencyError("away")]] * 10), [DeniedError("not yet")], [event("ADDED", "b", 8)], [240.0]]
+    assert changes(Server(clock, [[]], watches), 2)[1:] == [("Seen", "b")]
+    assert clock.now - 1000 > watching.REFUSED_SECONDS
+
+
 def test_a_stream_of_errors_is_no_sign_of_life(clock):
     broken = {"type": "ERROR", "object": {"code": 500, "message": "etcd is away"}}
     with pytest.raises(DependencyError, match="etcd is away"):
