@@ -7,13 +7,16 @@ name, so the stream does not depend on how many processes made it.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from rewarm_api.errors import DataError
 from rewarm_api.frozen import digest_of
@@ -29,6 +32,8 @@ from rewarm_trainer.corpus.shards import Index, ShardWriter, blocks, dtype_for, 
 from rewarm_trainer.corpus.texts import write_texts
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.files import publish_folder, write_json
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 BATCH_CHARACTERS = 1 << 20
@@ -155,13 +160,53 @@ def tokenise(
         mirror.fetch(folder)
     if source is not None and source.is_dir():
         write_texts(scan, source)
-    wanted = [int(TRAIN)] if source is not None and not source.is_dir() else []
-    wanted += [int(HELD_OUT)] if documents is not None and not documents.is_dir() else []
+    if missing(source, documents):
+        task = digest_of([str(source and source.name), str(documents and documents.name), scan.selection.name])
+        workspace = folder_of(task, "work", cache)
+        # Another run may prepare the same text this moment: who comes second finds what the first one made.
+        with alone(workspace.with_suffix(".lock")):
+            make(scan, tokenizer, cache, progress, workspace, source, documents)
+        for folder in (source, documents):
+            mirror.store(folder)
+    return source, documents
+
+
+def missing(source: Path | None, documents: Path | None) -> tuple[int, ...]:
+    """Marks of the documents that have yet to be tokenised."""
+    folders = ((TRAIN, source), (HELD_OUT, documents))
+    return tuple(int(mark) for mark, folder in folders if folder is not None and not folder.is_dir())
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Waits until no other process on this machine holds `lock`; one that is killed lets go of it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    holding = FileLock(lock)
+    try:
+        holding.acquire(blocking=False)
+    except Timeout:
+        log.info("another run prepares the same text: waiting for it")
+        holding.acquire()
+    try:
+        yield
+    finally:
+        holding.release()
+
+
+def make(
+    scan: SourceScan,
+    tokenizer: TokenizerHandle,
+    cache: Path,
+    progress: Progress,
+    workspace: Path,
+    source: Path | None,
+    documents: Path | None,
+) -> None:
+    """Shards and set, as far as they are not there, by way of one piece a unit in `workspace`."""
+    wanted = missing(source, documents)
     if not wanted:
-        return source, documents
-    task = digest_of([str(source and source.name), str(documents and documents.name), scan.selection.name, wanted])
-    workspace = folder_of(task, "work", cache)
-    works = list(works_of(scan, tuple(wanted), workspace))
+        return
+    works = list(works_of(scan, wanted, workspace / "-".join(map(str, wanted))))
     total = sum(file.size for unit in scan.units for file in unit.files)
     progress("tokenise", scan.name, 0, total, "bytes")
     pool.run_all(
@@ -176,9 +221,6 @@ def tokenise(
     if documents is not None:
         publish_folder(documents, lambda place: join_set(scan, works, tokenizer, place))
     shutil.rmtree(workspace, ignore_errors=True)
-    for folder in (source, documents):
-        mirror.store(folder)
-    return source, documents
 
 
 def works_of(scan: SourceScan, wanted: tuple[int, ...], workspace: Path) -> Iterator[Work]:
