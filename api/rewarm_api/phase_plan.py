@@ -42,6 +42,7 @@ def resolved(given: Sequence[spec.RunPhase]) -> tuple[RunPhase, ...]:
             replay_ratio=phase.replay_ratio,
             learning_rate=None if phase.learning_rate is None else PhaseRate(**phase.learning_rate.model_dump()),
             order_by=(phase.order_by or DEFAULT_SCORE) if phase.order == "Ascending" else "",
+            sequence_length=phase.sequence_length or 0,
         )
         for phase in given
     )
@@ -69,6 +70,7 @@ def planned(phases: Sequence[RunPhase], steps: int) -> tuple[PlannedPhase, ...]:
             weights=phase.weights,
             ratio=phase.replay_ratio,
             order_by=phase.order_by,
+            sequence_length=phase.sequence_length,
         )
         for phase, (start, end) in zip(phases, edges, strict=True)
     )

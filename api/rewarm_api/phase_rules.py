@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from math import isqrt
 from typing import Any
 
 from rewarm_api.errors import Problem
@@ -154,6 +155,29 @@ def _movers(spec: Any) -> Iterator[tuple[str, str]]:
         yield "replay.adaptive", "remove adaptive"
     if spec.mixture is not None:
         yield "mixture", "remove mixture"
+
+
+@rule("phases", "training.sequenceLength")
+def phase_lengths_divide_the_longest(spec: Any) -> Iterator[Problem]:
+    longest = spec.training.sequence_length
+    for path, phase in present(spec):
+        length = phase.sequence_length
+        if length is None or longest % length == 0:
+            continue
+        if length > longest:
+            expected = f"at most training.sequenceLength {longest}, the longest of the run"
+            mend = f"set training.sequenceLength to {length}, and {longest} on the phases that stay short"
+        else:
+            below = max(each for each in _divisors(longest) if each < length)
+            above = min(each for each in _divisors(longest) if each > length)
+            expected = f"a length that divides training.sequenceLength {longest}: every row is cut into whole pieces"
+            mend = f"use {below} or {above}"
+        yield Problem(f"{path}.sequenceLength", str(length), expected, mend)
+
+
+def _divisors(number: int) -> set[int]:
+    small = [each for each in range(1, isqrt(number) + 1) if number % each == 0]
+    return {*small, *(number // each for each in small)}
 
 
 @rule("phases", "budget.tokens", "budget.epochs", "training.globalBatchTokens")

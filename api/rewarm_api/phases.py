@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rewarm_api.fields import FieldName, Name, Number, Percent, Spec, Text
+from rewarm_api.fields import FieldName, Integer, Name, Number, Percent, Spec, Text
 from rewarm_api.snapshot import Decay
 
 
@@ -37,6 +37,9 @@ class RunPhase(Spec):
     """Share of the phase's rows drawn from replay. Default: replay.ratio."""
     learning_rate: PhaseRate | None = None
     """Learning rate of the phase. Default: the schedule's."""
+    sequence_length: Annotated[Integer, Field(ge=1, le=16_777_216)] | None = None
+    """Tokens of a row in this phase: training.sequenceLength, the longest of the run, or a length that divides it;
+    every row is then cut into pieces of so many tokens. Default: training.sequenceLength."""
     order: Literal["Shuffled", "Ascending"] = "Shuffled"
     """Order of the corpus rows of the phase: at random, or by their documents' score, the best last."""
     order_by: Annotated[FieldName, Field(min_length=1)] | None = None

@@ -204,6 +204,7 @@ class RunPhase(Frozen):
     replay_ratio: float | None = Field(description="None: the run's")
     learning_rate: PhaseRate | None = Field(description="None: the schedule's")
     order_by: str = added("", "score column of an ascending order; empty: shuffled")
+    sequence_length: int = added(0, "tokens of a row in this phase; 0: training.sequenceLength")
 
 
 class PlannedPhase(Frozen):
@@ -215,6 +216,7 @@ class PlannedPhase(Frozen):
     weights: dict[str, float] | None = Field(description="None: the sources' own")
     ratio: float | None = Field(description="None: the run's replay ratio")
     order_by: str = added("", "score column of an ascending order; empty: shuffled")
+    sequence_length: int = added(0, "tokens of a row in this phase; 0: training.sequenceLength")
 
 
 class Schedule(Frozen):

@@ -103,6 +103,13 @@ def prepared(snapshot: Snapshot, root: Path) -> Pins:
     return found.pins
 
 
+def _phase(item: dict[str, Any], longest: int) -> str:
+    """A phase's name, and what its rows have of their own."""
+    by = f", by {item['order_by']}" if item["order_by"] else ""
+    rows = f", rows of {item['sequence_length']}" if item["sequence_length"] != longest else ""
+    return f"{item['name']}{by}{rows}"
+
+
 def _show(facts: dict[str, Any]) -> None:
     for line in planning.summary(facts):
         print(line)
@@ -123,7 +130,7 @@ def _show(facts: dict[str, Any]) -> None:
     ]
     phases = [
         (
-            item["name"] + (f", by {item['order_by']}" if item["order_by"] else ""),
+            _phase(item, facts["sequence_length"]),
             f"{item['first_step']} - {item['last_step']}",
             f"{item['replay_ratio']:.4g}",
             f"{item['from']:.4g}",

@@ -165,6 +165,7 @@ def _phases(snapshot: Snapshot, plan: Plan, mixture: PhasedMixture) -> list[dict
                 "last_step": end,
                 "tokens": phase.steps * batch,
                 "order_by": phase.order_by,
+                "sequence_length": phase.sequence_length or snapshot.training.sequence_length,
                 "replay_ratio": snapshot.replay.ratio if phase.ratio is None else phase.ratio,
                 "sources": {
                     name: (after[name] - before[name]) * snapshot.training.sequence_length for name in mixture.sources

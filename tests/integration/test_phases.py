@@ -12,6 +12,7 @@ PHASES: list[dict[str, Any]] = [
     {
         "name": "end",
         "share": "20%",
+        "sequenceLength": 16,
         "weights": {"code": 1, "more": 3},
         "replayRatio": 0.125,
         "learningRate": {"from": 1e-3, "to": 0, "decay": "OneMinusSqrt"},

@@ -72,12 +72,14 @@ def random_rows(count: int, seed: int = 1, length: int = LENGTH, lowest: int = 1
     return np.where(ends, EOS, tokens)
 
 
-def batch_of(rows: np.ndarray, sources: Sequence[str] | None = None, *, masking: bool = True) -> Batch:
+def batch_of(
+    rows: np.ndarray, sources: Sequence[str] | None = None, *, masking: bool = True, sequence_length: int = 0
+) -> Batch:
     names = list(sources or ["a"] * len(rows))
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
     tables = {name: Table(rows) for name in numbers}
     addresses = [RowAddress(name, 0, number) for number, name in enumerate(names)]
-    return assemble(addresses, tables, numbers, eos=EOS, masking=masking)
+    return assemble(addresses, tables, numbers, eos=EOS, masking=masking, sequence_length=sequence_length)
 
 
 def forget_accelerator() -> None:

@@ -29,7 +29,8 @@ class Batch:
     """A slice of a global batch.
 
     inputs, labels: [rows, S]; a label of -100 is not scored. positions: [rows, S], restarting at each document.
-    sources: [rows], the number of each row's source. valid: how many labels are scored.
+    sources: [rows], the number of each row's source. valid: how many labels are scored. pieces: how many of these rows
+    make one row of the plan, which a phase of a shorter sequence length cuts.
     """
 
     inputs: NDArray[np.int64]
@@ -37,6 +38,7 @@ class Batch:
     positions: NDArray[np.int64] | None
     sources: NDArray[np.int64]
     valid: int
+    pieces: int = 1
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -46,7 +48,12 @@ class Batch:
         labels = self.labels[start:stop]
         positions = None if self.positions is None else self.positions[start:stop]
         return Batch(
-            self.inputs[start:stop], labels, positions, self.sources[start:stop], int((labels != IGNORED).sum())
+            self.inputs[start:stop],
+            labels,
+            positions,
+            self.sources[start:stop],
+            int((labels != IGNORED).sum()),
+            self.pieces,
         )
 
 
@@ -59,14 +66,23 @@ def document_positions(inputs: NDArray[np.int64], eos: int) -> NDArray[np.int64]
 
 
 def assemble(
-    addresses: Sequence[RowAddress], sources: Mapping[str, Rows], numbers: Mapping[str, int], *, eos: int, masking: bool
+    addresses: Sequence[RowAddress],
+    sources: Mapping[str, Rows],
+    numbers: Mapping[str, int],
+    *,
+    eos: int,
+    masking: bool,
+    sequence_length: int = 0,
 ) -> Batch:
-    """Read rows and derive labels and positions.
+    """Read rows and derive labels and positions; `sequence_length` cuts every row into pieces of so many tokens.
 
     With document masking the label that would predict a document's first token is ignored; EOS itself is a label.
     """
     tokens = np.stack([sources[address.source].row(address.row) for address in addresses])
-    inputs, labels = tokens[:, :-1], tokens[:, 1:].copy()
+    length = sequence_length or tokens.shape[1] - 1
+    pieces = (tokens.shape[1] - 1) // length
+    # A piece ends with the token that the next one begins with, as rows do: cutting loses no label.
+    inputs, labels = tokens[:, :-1].reshape(-1, length), tokens[:, 1:].reshape(-1, length).copy()
     positions = None
     if masking:
         labels[inputs == eos] = IGNORED
@@ -75,8 +91,9 @@ def assemble(
         np.ascontiguousarray(inputs),
         labels,
         positions,
-        np.array([numbers[address.source] for address in addresses], dtype=np.int64),
+        np.repeat(np.array([numbers[address.source] for address in addresses], dtype=np.int64), pieces),
         int((labels != IGNORED).sum()),
+        pieces,
     )
 
 
@@ -96,7 +113,10 @@ class Loader:
 
     def _load(self, order: Order, step: int) -> Batch:
         addresses = order.rows(step, self._first, self._count)
-        return assemble(addresses, self._sources, self.numbers, eos=self._eos, masking=self._masking)
+        length = order.phase(step).sequence_length
+        return assemble(
+            addresses, self._sources, self.numbers, eos=self._eos, masking=self._masking, sequence_length=length
+        )
 
     def batch(self, order: Order, step: int) -> Batch:
         """The batch of update `step` + 1; starts to read the next one."""

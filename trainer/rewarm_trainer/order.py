@@ -29,6 +29,7 @@ class Phase:
     `weights` are the shares of sources within their group: all sources of a group or none of it; a group without any
     keeps the run's own weights. `name` is that of the manifest's phase which this stretch belongs to, if any.
     `order_by`: the score column of an ascending order (rewarm_trainer.ascending), `until` the step at which that ends.
+    `sequence_length`: tokens of the pieces that every row is cut into; 0: rows stay whole.
     """
 
     first_step: int
@@ -39,6 +40,7 @@ class Phase:
     name: str = ""
     order_by: str = ""
     until: int = 0
+    sequence_length: int = 0
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
@@ -52,6 +54,8 @@ class Phase:
             value["weights"] = dict(self.weights)
         if self.order_by:
             value |= {"order_by": self.order_by, "until": self.until}
+        if self.sequence_length:
+            value["sequence_length"] = self.sequence_length
         return {**value, "name": self.name} if self.name else value
 
     @staticmethod
@@ -60,6 +64,7 @@ class Phase:
         skipped = dict(value["skipped"])
         own = None if weights is None else dict(weights)
         ordered = {"order_by": value.get("order_by", ""), "until": value.get("until", 0)}
+        ordered["sequence_length"] = value.get("sequence_length", 0)
         name = value.get("name", "")
         return Phase(value["first_step"], value["ratio"], value["reason"], skipped, own, name, **ordered)
 

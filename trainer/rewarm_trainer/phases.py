@@ -33,6 +33,7 @@ def _of(planned: PlannedPhase, ratio: float, reason: str) -> Phase:
         name=planned.name,
         order_by=planned.order_by,
         until=until,
+        sequence_length=planned.sequence_length,
     )
 
 

@@ -65,7 +65,7 @@ class Outcome:
     """What an update leaves behind, still on the device until somebody reads it.
 
     numbers: [summed nats, gradient norm, stop requests, commit requests]; source_nats, source_labels: per source;
-    row_nats: of this rank's rows.
+    row_nats: of this rank's rows of the plan.
     """
 
     step: int
@@ -148,6 +148,7 @@ class Updater:
         weights = self._row_weights(step, batch) if self._weighting else None
         row_nats, source_nats, source_labels = self._backward(batch, labels, by_source, weights)
         nats = row_nats.sum()
+        row_nats = row_nats.view(-1, batch.pieces).sum(1)
         norm = self._clip_gradients()
         # The fused optimizer reads this flag on the device: a non-finite update changes nothing, and nobody waits.
         self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
@@ -190,8 +191,9 @@ class Updater:
             return None
         nats = []
         with torch.no_grad():
-            for start in range(0, len(batch), self._micro_rows):
-                nats.append(self._module(*self._tensors(batch.part(start, start + self._micro_rows))).sum(1))
+            size = self._micro_rows * batch.pieces
+            for start in range(0, len(batch), size):
+                nats.append(self._module(*self._tensors(batch.part(start, start + size))).sum(1))
         own = torch.stack([torch.cat(nats), self._labels_of_rows(batch)])
         everyone = [own]
         if self._world > 1:
@@ -216,9 +218,11 @@ class Updater:
         nats = []
         source_nats = torch.zeros(self._sources, device=self._device) if by_source else None
         source_labels = torch.zeros(self._sources, device=self._device) if by_source else None
-        for start in range(0, len(batch), self._micro_rows):
-            part = batch.part(start, start + self._micro_rows)
-            is_last = start + self._micro_rows >= len(batch)
+        # As many tokens at a time as with whole rows: what fits into memory stays what it is.
+        size = self._micro_rows * batch.pieces
+        for start in range(0, len(batch), size):
+            part = batch.part(start, start + size)
+            is_last = start + size >= len(batch)
             with self._synchronised_only_at(is_last):
                 # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
                 scale = self._world / labels

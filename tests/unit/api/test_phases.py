@@ -79,6 +79,23 @@ REFUSALS: dict[str, tuple[str, tuple[str, str, str, str]]] = {
 }  # fmt: skip
 
 
+def test_a_phases_rows_are_whole_pieces_of_the_longest(check: Callable[..., Validation]) -> None:
+    asked = "[{name: a, share: 100%, sequenceLength: LENGTH}]"
+    settings = {"spec.training.sequenceLength": "96", "spec.training.globalBatchTokens": "960"}
+
+    def problems(length: int) -> list[tuple[str, str, str, str]]:
+        found = check({**settings, "spec.phases": asked.replace("LENGTH", str(length))}).problems
+        return [(each.field, each.found, each.expected, each.fix) for each in found]
+
+    assert not any(problems(length) for length in (1, 32, 48, 96))
+    field = "spec.phases[0].sequenceLength"
+    whole = "a length that divides training.sequenceLength 96: every row is cut into whole pieces"
+    assert problems(40) == [(field, "40", whole, "use 32 or 48")]
+    longest = "at most training.sequenceLength 96, the longest of the run"
+    mend = "set training.sequenceLength to 192, and 96 on the phases that stay short"
+    assert problems(192) == [(field, "192", longest, mend)]
+
+
 @pytest.mark.parametrize(("phases", "problem"), REFUSALS.values(), ids=REFUSALS)
 def test_refusals(check: Callable[..., Validation], phases: str, problem: tuple[str, str, str, str]) -> None:
     found = check({**STEPS, **MIXED, "spec.phases": phases}).problems

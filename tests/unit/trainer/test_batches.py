@@ -52,6 +52,33 @@ def test_without_masking_every_token_is_a_label(rows: np.ndarray) -> None:
     assert batch.valid == 12
 
 
+@given(rows_of_tokens, st.sampled_from([1, 2, 3, 4, 6, 12]))
+def test_a_row_cut_into_pieces_keeps_every_token_and_label(rows: np.ndarray, length: int) -> None:
+    addresses = [RowAddress("ab"[number % 2], 0, number) for number in range(len(rows))]
+    tables, numbers = {"a": Table(rows), "b": Table(rows)}, {"a": 0, "b": 1}
+    whole = assemble(addresses, tables, numbers, eos=EOS, masking=True)
+    cut = assemble(addresses, tables, numbers, eos=EOS, masking=True, sequence_length=length)
+    assert cut.inputs.shape == (len(rows) * cut.pieces, length)
+    assert cut.pieces == 12 // length
+    for name in ("inputs", "labels"):
+        assert (getattr(cut, name).reshape(len(rows), 12) == getattr(whole, name)).all()
+    assert cut.valid == whole.valid
+    assert (cut.sources.reshape(len(rows), -1) == whole.sources[:, None]).all()
+    assert cut.positions is not None
+    assert (cut.positions == document_positions(cut.inputs, EOS)).all()
+    assert (cut.positions[:, 0] == 0).all()
+
+
+def test_the_loader_cuts_rows_in_the_phase_that_asks_for_it() -> None:
+    table = {"new": Table(np.arange(40 * 9).reshape(40, 9))}
+    phases = [Phase(0, 0, name="short", sequence_length=4), Phase(2, 0, "planned", name="long")]
+    assert [Phase.from_json(each.to_json()) for each in phases] == phases
+    order = Order(phases, seed=1, rows_per_step=4, sizes={"new": 40}, corpus={"new": 1}, replay={})
+    loader = Loader(table, eos=-1, masking=True, rank=0, world=1, rows=4)
+    assert [loader.batch(order, step).inputs.shape for step in range(4)] == [(8, 4), (8, 4), (4, 8), (4, 8)]
+    loader.close()
+
+
 def test_two_ranks_read_what_one_reads() -> None:
     table = {"new": Table(np.arange(40 * 9).reshape(40, 9)), "old": Table(np.arange(30 * 9).reshape(30, 9) + 1000)}
     order = Order(

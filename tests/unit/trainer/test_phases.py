@@ -36,6 +36,13 @@ def test_a_run_without_phases_has_one() -> None:
     assert requested_ratio(plan_of(4), 0.25) == 0.25
 
 
+def test_a_phase_keeps_its_sequence_length_through_decisions() -> None:
+    own = PLAN.phases[0].model_copy(update={"sequence_length": 64}), PLAN.phases[1]
+    cut = PLAN.model_copy(update={"phases": own})
+    assert [phase.sequence_length for phase in planned_log(cut, 0.25)] == [64, 0]
+    assert opening(cut, 0.25).sequence_length == 64
+
+
 def test_a_phase_enters_the_log_once_at_its_first_step() -> None:
     log = [opening(PLAN, 0.25)]
     assert log == [Phase(0, 0.25, name="main")]

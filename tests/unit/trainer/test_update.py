@@ -41,6 +41,21 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_a_cut_batch_trains_as_rows_of_that_length_and_names_the_rows_that_were_cut() -> None:
+    whole = clean_rows(4)
+    whole[2, LENGTH // 2 + 1] = POISON
+    pieces = np.concatenate([np.stack([row[: LENGTH // 2 + 1], row[LENGTH // 2 :]]) for row in whole])
+    settings = SETTINGS.model_copy(update={"epsilon": 1.0})
+    for model, poisoned in ((tiny, False), (poisoned_model, True)):
+        one, other = (Trainer(model(), settings=settings, micro_rows=rows) for rows in (2, 4))
+        cut = one.apply(0, batch_of(whole, sequence_length=LENGTH // 2))
+        short = other.apply(0, batch_of(pieces))
+        assert same(list(weights(one).values()), list(weights(other).values()))
+        assert one.updater.broken_rows(cut) == ([2] if poisoned else [])
+        assert other.updater.broken_rows(short) == ([5] if poisoned else [])
+        assert poisoned or cut.read().loss == pytest.approx(short.read().loss, rel=1e-6)
+
+
 @pytest.mark.parametrize("micro_rows", [1, 2, 4])
 def test_an_update_does_not_depend_on_the_micro_batches(micro_rows: int) -> None:
     # A large epsilon makes the update proportional to the gradient instead of to its sign.
