@@ -43,7 +43,7 @@ TORCHTITAN = Environment(
     ("torchtitan",),
     "import torch\nfrom torchtitan.tools.utils import device_type\ntorch.zeros(1, device=device_type)",
 )
-TORCHDATA = Environment("torchdata", ("torchdata",), "from torchdata.nodes import MultiNodeWeightedSampler")
+TORCHDATA = Environment("torchdata", ("torchdata", "numpy"), "from torchdata.nodes import MultiNodeWeightedSampler")
 DATASETS = Environment("datasets", ("datasets",), "from datasets import interleave_datasets")
 STREAMING = Environment("mosaicml-streaming", ("mosaicml-streaming",), "from streaming import StreamingDataset")
 LITDATA = Environment("litdata", ("litdata",), "from litdata import CombinedStreamingDataset")

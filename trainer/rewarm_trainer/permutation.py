@@ -17,6 +17,7 @@ as UTF-8 text, numbers in decimal, NUL the zero byte. This encoding is a contrac
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 ROUNDS = 4
 DOMAIN = "rewarm-order-v1"
@@ -32,17 +33,39 @@ def permute(seed: int, source: str, epoch: int, place: int, size: int) -> int:
         return 0
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1
-    keyed = hashlib.sha256(f"{DOMAIN}\0{seed}\0{source}\0{epoch}\0".encode())
+    first, second, third, fourth = _rounds(seed, source, epoch)
     number = place
     while True:
         left, right = number >> half_bits, number & mask
-        for turn in range(ROUNDS):
-            state = keyed.copy()
-            state.update(b"%d\0%d" % (turn, right))
-            left, right = right, left ^ (int.from_bytes(state.digest()[:8], "big") & mask)
+        left ^= first[right] & mask
+        right ^= second[left] & mask
+        left ^= third[right] & mask
+        right ^= fourth[left] & mask
         number = left << half_bits | right
         if number < size:
             return number
+
+
+class _Round(dict[int, int]):
+    """F of one round before it is cut to h bits, by half; worked out once where it is asked for.
+
+    A half takes about the square root of a source's rows as values, so most are asked for many times.
+    """
+
+    def __init__(self, key: str, turn: int) -> None:
+        self._keyed = hashlib.sha256(f"{key}{turn}\0".encode())
+
+    def __missing__(self, half: int) -> int:
+        state = self._keyed.copy()
+        state.update(b"%d" % half)
+        self[half] = value = int.from_bytes(state.digest()[:8], "big")
+        return value
+
+
+@lru_cache(maxsize=256)
+def _rounds(seed: int, source: str, epoch: int) -> tuple[_Round, ...]:
+    key = f"{DOMAIN}\0{seed}\0{source}\0{epoch}\0"
+    return tuple(_Round(key, turn) for turn in range(ROUNDS))
 
 
 def place(seed: int, source: str, index: int, size: int) -> tuple[int, int]:
