@@ -133,6 +133,22 @@ def test_killed_while_mlflow_makes_its_database_the_next_start_makes_it(tmp_path
     assert history(database(tmp_path), str(tracker.run_id), "train/loss") == losses([1, 2])
 
 
+def test_nothing_is_sent_until_the_first_step_unless_somebody_waits(tmp_path: Path) -> None:
+    uri, spool = database(tmp_path), tmp_path / "spool"
+    held = begin(uri, spool, hold_seconds=600.0)
+    held.log({"eval/new/loss": 3.0}, 0)
+    assert (held.run_id, held.pending) == (None, 1)
+    held.begin()
+    assert held.flush(120)
+    run_id = held.run_id
+    assert held.finish("FINISHED", deadline_seconds=120).delivered
+    again = begin(uri, spool, hold_seconds=600.0)
+    again.log({"eval/new/loss": 2.0}, 100)
+    assert again.flush(120), "who waits is not held"
+    assert again.finish("FINISHED", deadline_seconds=120).delivered
+    assert again.run_id == run_id
+
+
 def test_a_lost_spool_folder_finds_the_run_by_its_uid(tmp_path: Path) -> None:
     uri = database(tmp_path)
     first = begin(uri, tmp_path / "spool")

@@ -80,7 +80,8 @@ class Finished:
 class Courier:
     """One background thread between one spool and one server."""
 
-    def __init__(self, server: Server, spool: Spool) -> None:
+    def __init__(self, server: Server, spool: Spool, hold_seconds: float = 0.0) -> None:
+        """`hold_seconds`: how long at most the thread waits for `begin` before it does anything at all."""
         self.spool = spool
         self.problem: str | None = None
         self._server = server
@@ -88,16 +89,22 @@ class Courier:
         self._in_doubt = True
         self._errands: deque[Errand] = deque()
         self._urgent = threading.Event()
+        self._hold_seconds, self._begun = hold_seconds, threading.Event()
         self._abandoned = threading.Event()
         self._terminal: str | None = None
         self._finished: Finished | None = None
         self._thread = threading.Thread(target=self._work, name="rewarm-tracking", daemon=True)
         self._thread.start()
 
+    def begin(self) -> None:
+        """Let the thread start its work now."""
+        self._begun.set()
+
     def submit(self, call: Callable[[str], Any], what: str, *, retry: bool = True) -> Errand:
         """Have `call(run id)` done on the thread; `what` says in a warning what has not happened."""
         errand = Errand(call, what, retry)
         self._errands.append(errand)
+        self._begun.set()
         self._urgent.set()
         return errand
 
@@ -117,6 +124,7 @@ class Courier:
             with suppress(OSError):
                 self.spool.sync()
             self._terminal, self._in_doubt = status, True
+            self._begun.set()
             self._urgent.set()
             self._thread.join(deadline_seconds)
             self._finished = self._ended(deadline_seconds)
@@ -140,6 +148,7 @@ class Courier:
     # Everything below runs on the thread.
 
     def _work(self) -> None:
+        self._begun.wait(self._hold_seconds)
         delay = 0.0
         while not self._abandoned.is_set():
             try:

@@ -58,6 +58,7 @@ class Listener:
             **{f"train/loss/{name}": loss for name, loss in record["losses"].items()},
         }
         self.tracker.log(metrics, record["tokens"])
+        self.tracker.begin()
         if self.exporter:
             self.exporter.step(
                 step=record["step"],

@@ -17,6 +17,10 @@ from rewarm_trainer.tracking import Tracker, Untracked
 from rewarm_trainer.workdir import WorkFolder
 
 
+_HOLD_SECONDS = 30.0
+"""A long baseline shows itself in MLflow before the first step."""
+
+
 def open_tracker(
     work: WorkFolder, snapshot: Snapshot, pins: Pins, *, owned: bool = True, run_id: str | None = None
 ) -> Tracker:
@@ -38,6 +42,7 @@ def open_tracker(
         work.root / "mlartifacts",
         owned=owned,
         run_id=run_id,
+        hold_seconds=_HOLD_SECONDS,
     )
 
 

@@ -63,10 +63,10 @@ def load_mlflow() -> None:
 class Tracker:
     """One MLflow run, fed from a spool on disk by one background thread."""
 
-    def __init__(self, server: MlflowServer, spool: Spool) -> None:
+    def __init__(self, server: MlflowServer, spool: Spool, hold_seconds: float = 0.0) -> None:
         self._server = server
         self._spool = spool
-        self._courier = Courier(server, spool)
+        self._courier = Courier(server, spool, hold_seconds)
 
     @staticmethod
     def start(
@@ -81,12 +81,13 @@ class Tracker:
         *,
         owned: bool = True,
         run_id: str | None = None,
+        hold_seconds: float = 0.0,
     ) -> Tracker:
         """Begin, or go on with, the MLflow run of `uid`; returns at once, also when no server answers.
 
         The run is found again by the id in the spool's folder, else by its tag `rewarm.dev/run-uid`, else made.
-        artifact_root: where a local (not served) MLflow keeps artifacts. Start it after the heavy imports: its thread
-        imports mlflow, and two threads inside one package's import can see each other's half.
+        artifact_root: where a local (not served) MLflow keeps artifacts. hold_seconds: how long at most the thread
+        stays still until `begin`: it imports mlflow, some seconds of the interpreter that the start has better use for.
         Not owned: the run is somebody else's to make and to end. It is waited for, by `run_id` or by its tag.
         """
         for name, value in _ENVIRONMENT.items():
@@ -95,7 +96,11 @@ class Tracker:
         location = artifact_root.absolute().as_uri() if local and artifact_root is not None else None
         described = {**texts(tags), UID_TAG: uid, "mlflow.source.name": "rewarm"}
         identity = Identity(experiment, run_name, uid, described, texts(params), location, owned, run_id)
-        return Tracker(MlflowServer(uri, identity), Spool(spool, once=RATES))
+        return Tracker(MlflowServer(uri, identity), Spool(spool, once=RATES), hold_seconds)
+
+    def begin(self) -> None:
+        """The first step is made: from now on points may be sent."""
+        self._courier.begin()
 
     @property
     def run_id(self) -> str | None:
@@ -172,6 +177,9 @@ class Untracked(Tracker):
     pending = 0
 
     def __init__(self) -> None:
+        return
+
+    def begin(self) -> None:
         return
 
     def log(self, metrics: Mapping[str, float], tokens: int) -> None:
