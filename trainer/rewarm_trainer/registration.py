@@ -16,7 +16,6 @@ from rewarm_trainer.finish import publish
 from rewarm_trainer.tracking import Tracker, Untracked
 from rewarm_trainer.workdir import WorkFolder
 
-
 _HOLD_SECONDS = 30.0
 """A long baseline shows itself in MLflow before the first step."""
 
