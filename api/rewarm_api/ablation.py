@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,11 @@ def leave_one_out(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     name = document["metadata"]["name"]
     arms = {f"{name}-all": weights}
     arms.update({f"{name}-no-{out}": {**weights, out: 0} for out in weights})
-    return {arm: _arm(document, arm, shares) for arm, shares in arms.items()}
+    return {arm: arm_of(document, arm, shares) for arm, shares in arms.items()}
 
 
-def _arm(document: Mapping[str, Any], name: str, weights: Mapping[str, float]) -> dict[str, Any]:
+def arm_of(document: Mapping[str, Any], name: str, weights: Mapping[str, float]) -> dict[str, Any]:
+    """The same run under another name and with these weights of its corpus throughout."""
     arm = copy.deepcopy(dict(document))
     arm["metadata"]["name"] = name
     arm["spec"]["phases"] = [{"name": "last", "share": "100%", "weights": dict(weights)}]
@@ -81,15 +82,24 @@ def _unfit(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the arms beside the manifest and print their paths."""
+    return write_arms("rewarm_api.ablation", leave_one_out, arguments)
+
+
+def write_arms(
+    module: str,
+    arms_of: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]],
+    arguments: list[str] | None = None,
+) -> int:
+    """`python -m MODULE FILE`: write the manifests that follow from FILE beside it; 0, or 64 with the problems."""
     from rewarm_api.manifest import read_manifest
 
     given = sys.argv[1:] if arguments is None else arguments
     if len(given) != 1:
-        print("usage: python -m rewarm_api.ablation FILE", file=sys.stderr)
+        print(f"usage: python -m {module} FILE", file=sys.stderr)
         return 64
     path = Path(given[0])
     try:
-        arms = leave_one_out(read_manifest(path))
+        arms = arms_of(read_manifest(path))
     except ManifestError as error:
         print(f"rewarm: {error}", file=sys.stderr)
         return error.exit_code
