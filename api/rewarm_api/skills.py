@@ -6,7 +6,7 @@
 
 `python -m rewarm_api.skills FILE` writes one manifest for each run beside FILE: every source alone, and every pair.
 All start from the same base with equal tokens, and every source stays held out and measured in all of them. When they
-are finished, `python -m rewarm_trainer.controllers.learned_graph FOLDER...` prints the lines of
+are finished, `python -m rewarm_trainer.skills FOLDER...` prints the lines of
 `mixture.skillGraph.edges`. Learning the graph: Chen et al. 2023 (2307.14430), recalled, not checked.
 """
 

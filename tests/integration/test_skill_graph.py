@@ -10,7 +10,7 @@ from rewarm_world import World, functions, write_lines
 from rewarm_api.manifest import read_manifest
 from rewarm_api.skills import learning_runs
 from rewarm_api.validate import validate
-from rewarm_trainer.controllers import learned_graph
+from rewarm_trainer import skills
 
 
 def test_text_of_the_same_kind_helps_and_the_graph_is_one_that_a_run_takes(world: World, capsys) -> None:
@@ -24,7 +24,7 @@ def test_text_of_the_same_kind_helps_and_the_graph_is_one_that_a_run_takes(world
         path.write_text(yaml.safe_dump(run))
         assert world.run(path, name).code == 0
         folders.append(str(world.root / name))
-    assert learned_graph.main(folders) == 0
+    assert skills.main(folders) == 0
     printed = capsys.readouterr().out
     assert [line.split(":")[0] for line in printed.splitlines() if line.startswith("#")] == [
         "# more beside code",
@@ -34,6 +34,6 @@ def test_text_of_the_same_kind_helps_and_the_graph_is_one_that_a_run_takes(world
     document = read_manifest(manifest)
     document["spec"] |= learned
     assert validate(document, local=True).valid
-    assert learned_graph.main([folders[0]]) == 66
+    assert skills.main([folders[0]]) == 66
     assert "give those of each source alone and of two together" in capsys.readouterr().err
-    assert learned_graph.main([str(Path(folders[0])), str(manifest.parent / "nowhere")]) == 66
+    assert skills.main([str(Path(folders[0])), str(manifest.parent / "nowhere")]) == 66

@@ -4,20 +4,16 @@
     weight        the relative drop of that loss, (L_j(j) - L_j(i and j)) / L_j(j)        [recalled, not checked]
 
 An edge stands only where the paired interval over the documents of j lies below zero: what one pair of runs shows by
-chance is no help. The runs come from `python -m rewarm_api.skills FILE`. One run each, so seed noise is not seen.
-
-    python -m rewarm_trainer.controllers.learned_graph FOLDER...
+chance is no help. One run each, so seed noise is not seen. Pure; `rewarm_trainer.skills` reads the runs.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from rewarm_api.errors import ManifestError, MissingInputError, Problem, RewarmError
+from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.snapshot import Group, Snapshot
 
 Trained = frozenset[str]
@@ -68,22 +64,6 @@ def helps_of(runs: Mapping[Trained, Any], compared: Any) -> list[Help]:
     return found
 
 
-def learn(folders: Sequence[Path]) -> list[Help]:
-    """The helps between the sources of finished learning runs. MissingInputError (66) where a run is missing."""
-    from rewarm_trainer.compare import compare
-    from rewarm_trainer.workdir import WorkFolder, read_snapshot
-
-    runs: dict[Trained, Path] = {}
-    for folder in folders:
-        if not WorkFolder(folder).snapshot.exists():
-            raise MissingInputError(f"{folder}: not a run (no snapshot.json); give the work folders of finished runs")
-        runs[trained_on(read_snapshot(WorkFolder(folder)))] = folder
-    helps = helps_of(runs, compare)
-    if not helps:
-        raise MissingInputError("no pair of sources has its runs: give those of each source alone and of two together")
-    return helps
-
-
 def lines(helps: Sequence[Help]) -> list[str]:
     """YAML of `mixture.skillGraph`, with what was found as comments."""
     edges = [
@@ -98,22 +78,3 @@ def lines(helps: Sequence[Help]) -> list[str]:
             f"# {each.source} beside {each.helps}: loss of {each.helps} {each.delta:+.4f} {bounds} nats per token"
         )
     return [*told, "mixture:", "  skillGraph:", *(["    edges:", *edges] if edges else ["    edges: []"])]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was learned; an exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given:
-        print("usage: python -m rewarm_trainer.controllers.learned_graph FOLDER...", file=sys.stderr)
-        return 64
-    try:
-        helps = learn([Path(each) for each in given])
-    except RewarmError as error:
-        print(f"rewarm: {error}", file=sys.stderr)
-        return error.exit_code
-    print("\n".join(lines(helps)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

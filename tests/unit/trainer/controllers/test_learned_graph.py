@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rewarm_api.errors import MissingInputError
-from rewarm_trainer.controllers import learned_graph
+from rewarm_trainer import skills
 from rewarm_trainer.controllers.learned_graph import Help, helps_of, lines
 
 DELTAS: dict[tuple[str, str], tuple[float, float | None, float | None]] = {
@@ -54,7 +54,7 @@ def test_a_pair_without_its_single_runs_says_nothing() -> None:
 
 def test_a_folder_that_is_no_run_is_66(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MissingInputError, match="not a run"):
-        learned_graph.learn([tmp_path])
-    assert learned_graph.main([str(tmp_path)]) == 66
+        skills.learn([tmp_path])
+    assert skills.main([str(tmp_path)]) == 66
     assert "give the work folders of finished runs" in capsys.readouterr().err
-    assert learned_graph.main([]) == 64
+    assert skills.main([]) == 64
