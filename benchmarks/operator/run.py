@@ -1,4 +1,4 @@
-"""What the operator costs: `python benchmarks/operator/run.py [--runs 1000] [--peer] [--write]`.
+"""What the operator costs: `python benchmarks/operator/run.py [--runs 1000] [--peer] [--stored 5000] [--write]`.
 
 A real etcd, kube-apiserver, controller-manager and scheduler on this machine; pods on kwok's fake nodes. Their programs
 come from `PYTHONPATH=tools/cluster python -m rewarm_cluster tools benchmark`. In order:
@@ -9,6 +9,8 @@ come from `PYTHONPATH=tools/cluster python -m rewarm_cluster tools benchmark`. I
 4. as many runs again, with everything running
 5. a restart with all of them finished: it must write nothing
 6. Kubeflow's training-operator 1.8.1 on the same control plane: as many PyTorchJobs of two replicas (--peer)
+7. a plain kopf operator (plain_kopf.py) under steps 1, 2, 3 and 5 (--peer)
+8. so many finished runs stored in all, and a restart with them (--stored)
 
 Writes are those of the API server's audit log. CPU time and memory are the process's own.
 """
@@ -149,8 +151,36 @@ def measure_restart(world: World, account: Path, count: int) -> Result:
     return result
 
 
-def table(result: Result, peer: Result | None) -> str:
+def plain_lines(count: int, plain: Result) -> list[str]:
+    """The plain kopf operator's rows."""
+    written = sum(plain["writes"].values()) / count
+    return [
+        f"| plain kopf operator: every prepare Job exists, every attempt Job exists | "
+        f"{plain['prepare_jobs_seconds']:.1f} s, {plain['attempt_jobs_seconds']:.1f} s | |",
+        f"| plain kopf operator: CPU time for each run until its attempt Job exists, writes | "
+        f"{1000 * plain['cpu'] / count:.1f} ms, {written:.2f} | |",
+        f"| plain kopf operator: CPU time for each pod event after that | "
+        f"{1000 * plain['pod_cpu'] / plain['pod_events']:.2f} ms | |",
+        f"| plain kopf operator: {count:,} runs, restart with them | {plain['megabytes']:.0f} MB; "
+        f"{sum(plain['restart_writes'].values())} writes, {plain['restart_cpu']:.1f} s of CPU, "
+        f"{plain['restart_megabytes']:.0f} MB | |",
+    ]
+
+
+def stored_lines(stored: Result) -> list[str]:
+    """What many stored runs cost."""
+    return [
+        f"| {stored['stored']:,} finished runs stored: a list of them | {stored['list_seconds']:.2f} s, "
+        f"{stored['list_megabytes']:.1f} MB | |",
+        f"| restart with them: leads after, settled after | {stored['leading_seconds']:.1f} s, "
+        f"{stored['settled_seconds']:.1f} s; {stored['cpu']:.1f} s of CPU | |",
+        f"| restart with them: writes, memory | {sum(stored['writes'].values())}, {stored['megabytes']:.0f} MB | |",
+    ]
+
+
+def table(result: Result, peers: dict[str, Result]) -> str:
     """The page's table, in Markdown."""
+    peer = peers.get("training-operator")
     count = result["runs"]
     writes = Counter(result["writes_until_job"])
     of_runs = sum(number for what, number in writes.items() if what != "create events")
@@ -180,6 +210,10 @@ def table(result: Result, peer: Result | None) -> str:
             f"| training-operator 1.8.1: CPU time for each job, resident memory | {1000 * peer['cpu'] / count:.1f} ms, "
             f"{peer['megabytes']:.0f} MB | |",
         ]
+    if "plain kopf" in peers:
+        lines += plain_lines(count, peers["plain kopf"])
+    if "stored" in peers:
+        lines += stored_lines(peers["stored"])
     return "\n".join(lines)
 
 
@@ -197,21 +231,31 @@ def write_page(path: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--peer", action="store_true", help="measure Kubeflow's training-operator too")
+    parser.add_argument("--peer", action="store_true", help="measure training-operator and a plain kopf operator too")
+    parser.add_argument("--stored", type=int, default=0, help="then store so many finished runs, and restart with them")
     parser.add_argument("--write", action="store_true", help="write the table into docs/operator.md")
     options = parser.parse_args()
-    peer = None
+    peers: dict[str, Result] = {}
     with tempfile.TemporaryDirectory(prefix="rewarm-bench-") as folder, World(Path(folder)) as world:
         result = measure(world, options.runs)
+        if options.stored:
+            from stored import measure as measure_stored
+
+            world.pods_stand_still()
+            peers["stored"] = measure_stored(world, operator_account(world), options.stored)
         if options.peer:
             from peer import measure as measure_peer
+            from plain import measure as measure_plain
 
-            peer = measure_peer(world, options.runs)
-    text = table(result, peer)
+            kinds = {"is_preparation": is_preparation, "is_prepared": is_prepared, "is_attempt": is_attempt}
+            peers["plain kopf"] = measure_plain(world, options.runs, manifest, **kinds, is_finished=is_finished)
+            peers["training-operator"] = measure_peer(world, options.runs)
+    text = table(result, peers)
     machine = f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, Kubernetes 1.36.3"
-    command = f"python benchmarks/operator/run.py --runs {options.runs}{' --peer' if options.peer else ''} --write"
+    command = f"python benchmarks/operator/run.py --runs {options.runs}{' --peer' if options.peer else ''}"
+    command += f"{f' --stored {options.stored}' if options.stored else ''} --write"
     text += f"\n\nMeasured with `{command}` on {machine}, everything on the same cores."
-    print(json.dumps({"result": result, "peer": peer}, indent=1), file=sys.stderr)
+    print(json.dumps({"result": result, "peers": peers}, indent=1), file=sys.stderr)
     print(text)
     if options.write:
         write_page(ROOT / "docs/operator.md", text)

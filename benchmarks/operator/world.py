@@ -86,8 +86,12 @@ class World:
             if status != 201:
                 raise RuntimeError(f"{body['metadata']['name']}: {status} {answer}")
 
+        self.each(objects, one)
+
+    def each(self, things: Iterable[Any], what: Callable[[Any], Any]) -> None:
+        """Do it for all of them, eight at a time."""
         with ThreadPoolExecutor(8) as clients:
-            list(clients.map(one, objects))
+            list(clients.map(what, things))
 
     def records(self, user: str, since: int = 0) -> Iterator[tuple[str, str]]:
         """What `user` wrote, in order: verb and resource, and the object's name; from the audit log's byte `since`."""
@@ -169,6 +173,15 @@ class Process:
     def resident_megabytes(self) -> float:
         return float(self._process.memory_info().rss) / 1e6
 
+    def wait_until_idle(self, seconds: float = 5) -> None:
+        """Until it has used next to no CPU time for this long. Its metrics are not asked: that costs it CPU time."""
+        before, quiet = self.cpu_seconds(), 0.0
+        while quiet < seconds:
+            time.sleep(0.5)
+            now = self.cpu_seconds()
+            quiet = quiet + 0.5 if now - before < 0.03 else 0.0
+            before = now
+
     def stop(self) -> None:
         self._world.cluster.processes.stop(self._name)
 
@@ -208,15 +221,6 @@ class Operator(Process):
                 pass
             time.sleep(0.05)
         raise RuntimeError(f"the operator does not lead; {self._world.cluster.processes.log_tail(self._name, 30)}")
-
-    def wait_until_idle(self, seconds: float = 5) -> None:
-        """Until it has used next to no CPU time for this long. Its metrics are not asked: that costs it CPU time."""
-        before, quiet = self.cpu_seconds(), 0.0
-        while quiet < seconds:
-            time.sleep(0.5)
-            now = self.cpu_seconds()
-            quiet = quiet + 0.5 if now - before < 0.03 else 0.0
-            before = now
 
 
 def operator_account(world: World) -> Path:
