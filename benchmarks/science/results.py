@@ -92,6 +92,18 @@ def contrast(one: Runs, other: Runs, *names: str) -> Estimate:
     return _estimate(hierarchical_interval(differences, labels))
 
 
+def contrast_of_contrasts(one: tuple[Runs, Runs], other: tuple[Runs, Runs], name: str) -> Estimate:
+    """(first minus second of `one`) minus (first minus second of `other`), on one set."""
+    differences, labels = [], []
+    for runs in zip(*one, *other, strict=True):
+        first, second, third, fourth = (run.final(name) for run in runs)
+        gap, own = _paired(first, second)
+        _paired(second, third)
+        differences.append(gap - _paired(third, fourth)[0])
+        labels.append(own)
+    return _estimate(hierarchical_interval(differences, labels))
+
+
 def share_removed(without: Runs, treated: Runs, name: str) -> Estimate:
     """1 - forgetting of `treated` / forgetting of `without`, both from the base."""
     tops, bottoms, labels = [], [], []

@@ -4,8 +4,9 @@ import ast
 
 import pytest
 
-from rewarm_bench.documents import Prose, is_prose, packed
+from rewarm_bench.documents import Document, Prose, is_prose, packed
 from rewarm_bench.python_text import definitions, docstrings, is_table, without_words
+from science.corpora import SPOILED_SHARE, WORST, spoiled
 
 PROGRAM = '''#!/usr/bin/env python
 """Module words."""
@@ -94,3 +95,18 @@ def test_packing_keeps_everything_but_tiny_ends():
 def test_tables_of_numbers_are_no_source():
     assert is_table("(0x1F600, 0x1F64F, 12, 13),\n" * 50)
     assert not is_table(without_words(PROGRAM))
+
+
+def test_a_spoiled_document_has_the_quality_that_it_says():
+    texts = [f"Die Seite {number} beschreibt das Werkzeug und seine Schalter. " * 20 for number in range(300)]
+    found = [spoiled(Document(text, "page")) for text in texts]
+    assert found == [spoiled(Document(text, "page")) for text in texts], "a function of the text alone"
+    for text, document in zip(texts, found, strict=True):
+        letters = [pair for pair in zip(text, document.text, strict=True) if pair[0].isalpha()]
+        changed = sum(before != after for before, after in letters) / len(letters)
+        # A letter changed at random stays itself once in 26 times.
+        assert changed == pytest.approx((1 - document.quality) * 25 / 26, abs=0.06)
+        assert all(before == after for before, after in zip(text, document.text, strict=True) if not before.isalpha())
+    whole = sum(document.quality == 1 for document in found) / len(found)
+    assert whole == pytest.approx(1 - SPOILED_SHARE, abs=0.06)
+    assert min(document.quality for document in found) >= 1 - WORST

@@ -15,13 +15,13 @@ from rewarm_api.validate import validate
 from science import figures, page
 from science.arms import Arm
 from science.claims import Verdict, verdict
-from science.corpora import NAMES
+from science.corpora import CLEAN, NAMES, NOISY
 from science.finding import Finding, Measured, Results
 from science.findings import FINDINGS
 from science.models import SIZES
 from science.recipes import REHEARSAL, Setting, base, continued
 
-TEXTS = {name: f"digest of {name}" for name in NAMES}
+TEXTS = {name: f"digest of {name}" for name in (*NAMES, CLEAN, NOISY)}
 findings = pytest.mark.parametrize("finding", FINDINGS.values(), ids=FINDINGS)
 
 
@@ -107,7 +107,7 @@ def law_of(arm: str, name: str) -> Law:
 
 
 def measured(finding: Finding, root: Path) -> Measured:
-    sets = ("general", "german", "code", "python")
+    sets = ("general", "german", "code", "python", "clean")
     folders = []
     for seed in finding.setting.seeds:
         arms = {}
