@@ -172,3 +172,15 @@ def test_held_out_text_that_the_lineage_was_trained_on_is_named(world: World, ch
     flagged = {(each["set"], each["stage"]) for each in report["chain"]["seen"]}
     assert flagged == {("mixed", "prose"), ("general", "mixed")}
     assert any("set 'mixed'" in warning and "stage prose" in warning for warning in report["warnings"])
+
+
+def test_text_that_the_base_only_had_at_hand_is_no_text_it_was_trained_on(world: World) -> None:
+    """Replay at ratio 0: it gave the tokenizer words, and the model nothing."""
+    write_lines(world.root / "chain" / "unused.jsonl", functions()[300:420])
+    unused = {"name": "unused", "uri": str(world.root / "chain" / "unused.jsonl"), "license": "PSF-2.0"}
+    base = world.manifest("at-hand", replay={"ratio": 0, "sources": [unused]}, budget={"tokens": 512})
+    assert world.run(base, "chain/at-hand").code == 0
+    asked = [{"name": "exam", "role": "Retained", "uri": unused["uri"]}]
+    on = {"baseModel": {"run": {"path": "chain/at-hand"}}, "replay": None, "budget": {"tokens": 512}}
+    done = world.run(world.manifest("fair", **on, evaluation__sets=asked), "chain/fair")
+    assert done.code == 0, done.err

@@ -26,6 +26,7 @@ from rewarm_trainer.corpus.texts import TEXTS, count_seen
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.earlier import earlier_work
 from rewarm_trainer.files import publish_folder, write_json
+from rewarm_trainer.report import load_report
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 VERSION = 1
@@ -159,10 +160,22 @@ def _stage(work: WorkFolder, tokens: int) -> Stage:
         sequence_length=snapshot.training.sequence_length,
         tokenizer=pins.tokenizer,
         cache_uri=cache_uri(snapshot) if snapshot.checkpoints.uri else "",
-        sources={name: pin.prepared for name, pin in pins.sources.items()},
+        sources={name: pin.prepared for name, pin in pins.sources.items() if name not in _never_drawn(work)},
         sets=sets,
         scores={name: scores for name in sets if (scores := _baseline(work, name))},
     )
+
+
+def _never_drawn(work: WorkFolder) -> frozenset[str]:
+    """Sources that a finished run has drawn no row of (replay at ratio 0): nothing of them was trained on. Empty while
+    it is not finished: who goes on may draw them yet."""
+    try:
+        report = load_report(work.root)
+    except RewarmError:
+        return frozenset()
+    if report.get("outcome") != "Succeeded":
+        return frozenset()
+    return frozenset(name for name, tokens in report["tokens"]["by_source"].items() if not tokens)
 
 
 def _baseline(work: WorkFolder, name: str) -> dict[str, Any] | None:
