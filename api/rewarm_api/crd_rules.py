@@ -167,6 +167,13 @@ _SPEC = [
         fieldPath=".schedule.optimizerState",
     ),
     rule(
+        "!has(self.training.parallelism) || self.training.parallelism != 'Sharded' || "
+        "((!has(self.replay) || !has(self.replay.method) || self.replay.method != 'MetaExperienceReplay') && "
+        "(!has(self.evaluation) || !has(self.evaluation.benchmarks) || size(self.evaluation.benchmarks) == 0))",
+        "MetaExperienceReplay and benchmarks need a model that is whole; use parallelism Auto, or leave them out",
+        fieldPath=".training.parallelism",
+    ),
+    rule(
         "!has(self.gates) || !has(self.gates.maxNegativeFlips) || (has(self.evaluation) && "
         "has(self.evaluation.benchmarks) && size(self.evaluation.benchmarks) > 0)",
         "maxNegativeFlips counts items of benchmarks; add evaluation.benchmarks, or remove it",
@@ -352,6 +359,12 @@ RULES: dict[str, list[CelRule]] = {
             "!has(self.adaptation) || self.adaptation != 'LoRA' || !has(self.freeze) || size(self.freeze) == 0",
             "LoRA freezes every weight of the base; remove freeze, or use adaptation: Full",
             fieldPath=".freeze",
+        ),
+        rule(
+            "!has(self.parallelism) || self.parallelism != 'Sharded' || !has(self.adaptation) || "
+            "self.adaptation != 'LoRA'",
+            "adapters are trained whole on every process; use parallelism Auto, or adaptation: Full",
+            fieldPath=".parallelism",
         ),
     ],
     "spec.budget": [exactly_one("tokens", "epochs")],

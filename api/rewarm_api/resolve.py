@@ -305,6 +305,7 @@ def _training(given: training.Training) -> result.Training:
         lora=result.Lora(**(given.lora or training.Lora()).model_dump()) if given.adaptation == "LoRA" else None,
         divergence=result.Divergence(**given.divergence.model_dump()),
         seed=given.seed,
+        parallelism=given.parallelism,
         sample_weights=None if weights is None else result.SampleWeights(**weights.model_dump()),
     )
 

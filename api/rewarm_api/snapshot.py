@@ -285,6 +285,7 @@ class Training(Frozen):
     divergence: Divergence
     seed: int
     sample_weights: SampleWeights | None = added(None, "None: all rows weigh the same")
+    parallelism: str = added("Auto", "Auto | Replicated | Sharded: how, not what; outside the digest")
 
 
 class HeldOut(Frozen):
@@ -410,6 +411,7 @@ class Snapshot(Frozen):
         value = self.to_json()
         for outside in ("uid", "operation"):
             value.pop(outside)
+        value["training"].pop("parallelism", None)
         if value["gates"]:
             value["gates"].pop("onForgetting")
         return value

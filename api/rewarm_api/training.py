@@ -64,6 +64,8 @@ class Training(Spec):
     """What a document begins with."""
     activation_checkpointing: Literal["None", "Selective", "Full"] = "None"
     """Recompute activations to save memory."""
+    parallelism: Literal["Auto", "Replicated", "Sharded"] = "Auto"
+    """Where weights, gradients and moments lie: whole on every process, or each on one of them. Auto: by memory."""
     freeze: Annotated[list[Words], Field(max_length=64)] = Field(default_factory=list)
     """Name patterns of parameters that stay as they are."""
     sample_weights: SampleWeights | None = None

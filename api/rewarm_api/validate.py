@@ -16,6 +16,7 @@ from rewarm_api import (  # noqa: F401
     citation_rules,
     controller_rules,
     finish_rules,
+    parallelism_rules,
     phase_rules,
     replay_rules,
     subset_rules,

@@ -10,7 +10,10 @@ from typing import Any
 
 from rewarm_api.snapshot import BaseModelSource, Plan, Snapshot
 from rewarm_trainer import machine, techniques
+from rewarm_trainer.experiment import needs_whole
 from rewarm_trainer.techniques import Machine, Switches, Work
+
+GPU_NODE = "a node with GPUs"
 
 
 def vocabulary_of(base: BaseModelSource, root: Path) -> int | None:
@@ -35,8 +38,14 @@ def machine_for(snapshot: Snapshot, document: Mapping[str, Any]) -> tuple[Machin
     """Where the run would train: nodes with GPUs where the manifest itself asks for compute, else this machine."""
     asked = document["spec"].get("compute") is not None
     if asked and snapshot.operation.get("compute", {}).get("gpusPerNode"):
-        return machine.gpu_node(), "a node with GPUs"
+        return machine.gpu_node(), GPU_NODE
     return machine.find(), "this machine"
+
+
+def processes_of(snapshot: Snapshot, where: str) -> int | None:
+    """How many processes a manifest for GPUs asks for; None where the command that starts the run says it."""
+    compute = snapshot.operation.get("compute", {})
+    return int(compute["nodes"] * compute["gpusPerNode"]) if where == GPU_NODE and "nodes" in compute else None
 
 
 def technique_facts(
@@ -45,8 +54,16 @@ def technique_facts(
     """Every technique, whether it is on, why, and what switches it."""
     training = snapshot.training
     rows = training.micro_batch_rows or max(1, min(plan.rows_per_step, 8192 // training.sequence_length))
-    work = Work(parameters, plan.tokens, vocabulary, rows, training.sequence_length)
-    switches = Switches.read(training.precision, dict(os.environ))
+    work = Work(
+        parameters,
+        plan.tokens,
+        vocabulary,
+        rows,
+        training.sequence_length,
+        processes=processes_of(snapshot, where),
+        needs_whole=needs_whole(snapshot),
+    )
+    switches = Switches.read(training.precision, dict(os.environ), training.parallelism)
     return {
         "device": machine.device,
         "where": where,

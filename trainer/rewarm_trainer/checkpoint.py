@@ -24,6 +24,7 @@ from rewarm_trainer.faults import reached
 from rewarm_trainer.fence import Fence
 from rewarm_trainer.files import disk_errors, is_plain_name
 from rewarm_trainer.orphans import Orphans
+from rewarm_trainer.peers import Alone, Peers
 from rewarm_trainer.storage import LocalStorage, Storage, open_storage
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
@@ -127,40 +128,68 @@ class Checkpoints:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def stage(self, step: int) -> Path:
+    def follow(self, epoch: int) -> None:
+        """Write under the epoch that rank 0 claimed: for the other ranks of its attempt."""
+        self._fence.epoch = epoch
+
+    def place(self, step: int, rank: int = 0) -> Path:
+        """Where `stage` makes its folder: processes of one machine share a scratch folder."""
+        return self._scratch / (folder_name(step) + (f".{rank}" if rank else ""))
+
+    def stage(self, step: int, rank: int = 0) -> Path:
         """An empty local folder in which the files of a new checkpoint are to be written."""
-        folder = self._scratch / folder_name(step)
+        folder = self.place(step, rank)
         shutil.rmtree(folder, ignore_errors=True)
         with disk_errors(folder):
             folder.mkdir(parents=True)
         return folder
 
-    def commit(self, step: int, tokens: int, folder: Path) -> Checkpoint:
-        """Publish the files of a staged folder: shards, manifest, marker, in this order."""
+    def commit(self, step: int, tokens: int, folder: Path, peers: Alone | Peers | None = None) -> Checkpoint:
+        """Publish the files of a staged folder: shards, manifest, marker, in this order.
+
+        With `peers` every process of the run calls this with its own files; rank 0 alone writes manifest and marker,
+        after all files of all are durable.
+        """
+        peers = peers or Alone()
         reached("commit.begin")
-        self.check_fence()
         try:
             with disk_errors(folder):
-                digest = self._publish(step, tokens, folder)
+                digest = self._publish(step, tokens, folder, peers)
         except DependencyError:
-            self._discard(step)
+            if peers.rank == 0:
+                self._discard(step)
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return Checkpoint(step, self._local(step), digest, self.uri(step))
 
-    def _publish(self, step: int, tokens: int, folder: Path) -> str:
-        """The digest of the manifest. The fence is asked before each write: an upload may take minutes."""
+    def _publish(self, step: int, tokens: int, folder: Path, peers: Alone | Peers) -> str:
+        """The digest of the manifest ('' on other ranks than 0). The fence is asked before each write: an upload may
+        take minutes."""
         name = folder_name(step)
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        entries = {key: {"size": path.stat().st_size, "sha256": sha256_of(path)} for key, path in paths.items()}
-        manifest = json.dumps({"version": 1, "step": step, "tokens": tokens, "files": entries}, indent=1).encode()
-        self.delete(step)
-        reached("commit.cleared")
-        for key, path in paths.items():
-            reached("commit.file")
+
+        def begin() -> dict[str, Any]:
             self.check_fence()
-            self._store.put_file(f"{name}/{key}", path)
+            entries = {key: {"size": path.stat().st_size, "sha256": sha256_of(path)} for key, path in paths.items()}
+            if peers.rank == 0:
+                self.delete(step)
+            reached("commit.cleared")
+            return entries
+
+        def upload() -> None:
+            for key, path in paths.items():
+                reached("commit.file")
+                self.check_fence()
+                self._store.put_file(f"{name}/{key}", path)
+
+        # Nobody writes before all that lay there is gone, and the manifest names nothing that is not durable.
+        shares = peers.agree(begin)
+        peers.agree(upload)
+        if peers.rank:
+            return ""
+        entries = {key: entry for share in shares for key, entry in sorted(share.items())}
+        manifest = json.dumps({"version": 1, "step": step, "tokens": tokens, "files": entries}, indent=1).encode()
         reached("commit.files")
         self.check_fence()
         self._store.put(f"{name}/{MANIFEST}", manifest)

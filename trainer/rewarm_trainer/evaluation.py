@@ -181,6 +181,11 @@ def batches_of(cut: list[Window], length: int, tokens: int) -> list[Batch]:
     return batches
 
 
+def lacks_a_batch(batches: int, rank: int, world: int) -> bool:
+    """Whether the last round of batches that are dealt in turn has none for `rank`."""
+    return 0 < batches % world <= rank
+
+
 def score(
     losses: nn.Module,
     documents: Documents,
@@ -195,10 +200,12 @@ def score(
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
     top1: bool = False,
+    together: bool = False,
 ) -> Scores:
     """Score the first `count` documents (all by default). Batches are dealt over ranks; sums meet by all-reduce.
 
-    `losses` is a TokenLosses; about `batch_tokens` labels share a forward pass; `top1` asks for marks too.
+    `losses` is a TokenLosses; about `batch_tokens` labels share a forward pass; `top1` asks for marks too. `together`:
+    the model is sharded, and each pass is one of all ranks: who has no batch left lends its part to the others.
     """
     chosen = documents.ids[: len(documents.ids) if count is None else count]
     cut = windows(chosen, bos=bos, eos=eos, length=length)
@@ -213,6 +220,8 @@ def score(
                 _score_batch(losses, batch, device, sums)
             if progress:
                 progress(number + 1, len(batches))
+        if together and lacks_a_batch(len(batches), rank, world):
+            losses(*(torch.from_numpy(array).to(device) for array in batches[-1].arrays()), None)
     losses.train(was_training)
     if world > 1:
         for total in sums.all():

@@ -105,6 +105,15 @@ def _stands(field: str, document: Any) -> bool:
     return True
 
 
+def needs_whole(snapshot: Snapshot) -> str:
+    """The field for which weights stay whole on every process; empty where they may be sharded."""
+    if snapshot.training.lora is not None:
+        return "spec.training.adaptation: LoRA"
+    if snapshot.replay.meta_experience is not None:
+        return "spec.replay.method: MetaExperienceReplay"
+    return "spec.evaluation.benchmarks" if snapshot.evaluation.benchmarks else ""
+
+
 def processes_problem(snapshot: Snapshot, processes: int) -> ManifestError | None:
     """Why the global batch cannot be cut into equal parts for `processes`; None if it can."""
     training = snapshot.training

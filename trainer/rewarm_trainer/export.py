@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewarm_api.errors import DataError, ManifestError, MissingInputError, Problem
 from rewarm_trainer.checkpoint import WEIGHTS, Checkpoint, finished_of, open_checkpoints
 from rewarm_trainer.corpus.tokenizer import FILES
 from rewarm_trainer.state import best_step
+
+if TYPE_CHECKING:
+    from rewarm_trainer.weights.tensors import Planned
 
 _CONFIGURATION = ("config.json", "generation_config.json")
 
@@ -58,20 +61,28 @@ def export(workdir: Path, checkpoint: str | None, out: Path) -> dict[str, Any]:
         )
     chosen = choose(workdir, checkpoint)
 
-    import torch
-    from safetensors.torch import load_file, save_file
+    from rewarm_trainer.weights.tensors import TYPES, write_tensors
 
     kind = export_type(workdir)
-    dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[kind]
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(chosen.folder / WEIGHTS).items()
-    }
     out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    copy_configuration(chosen.folder, out, str(dtype).removeprefix("torch."))
+    write_tensors(out / WEIGHTS, _planned(chosen.folder, kind))
+    copy_configuration(chosen.folder, out, str(TYPES[kind]).removeprefix("torch."))
     size = sum(path.stat().st_size for path in out.iterdir())
     return {"path": str(out), "step": chosen.step, "type": kind, "bytes": size, "sha256": chosen.sha256}
+
+
+def _planned(folder: Path, kind: str) -> dict[str, Planned]:
+    """Every tensor of a checkpoint in type `kind`, however many files it lies in; each is read when it is written."""
+    from rewarm_trainer.tensor_files import StoredTensors
+    from rewarm_trainer.weights.tensors import TYPES, Planned
+
+    stored = StoredTensors.of(folder, WEIGHTS)
+
+    def plan(name: str) -> Planned:
+        own, shape = stored.type_and_shape(name)
+        return Planned(kind if TYPES[own].is_floating_point else own, shape, lambda: iter([stored[name]]))
+
+    return {name: plan(name) for name in stored}
 
 
 def copy_configuration(source: Path, out: Path, dtype: str) -> None:

@@ -26,6 +26,7 @@ from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.files import write_json
 from rewarm_trainer.lora import merged
 from rewarm_trainer.overfitting import Lowest
+from rewarm_trainer.sharding import whole
 from rewarm_trainer.statistics import Delta
 
 Value = TypeVar("Value")
@@ -52,6 +53,7 @@ class Scorer:
     attention: str
     rank: int
     world: int
+    sharded: bool = False
 
     def score(self, documents: Documents, count: int | None, progress: Callable[[int, int], None] | None) -> Scores:
         """The first `count` documents, or (None) all, then with a mark of each label that the model has right."""
@@ -68,11 +70,12 @@ class Scorer:
             world=self.world,
             progress=progress,
             top1=count is None,
+            together=self.sharded,
         )
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 over the weights as they are in memory: names, shapes and FP32 bytes."""
+    """sha256 over the weights as they are in memory: names, shapes and FP32 bytes. Of a sharded model a collective."""
     digest = hashlib.sha256()
     # Adapters begin as nothing: what is scored before the first update is the base.
     named = {
@@ -82,7 +85,7 @@ def weights_digest(model: nn.Module) -> str:
     }
     for name, parameter in sorted(named.items()):
         digest.update(f"{name}\0{tuple(parameter.shape)}\0".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().data)
     return "sha256:" + digest.hexdigest()
 
 
@@ -149,6 +152,8 @@ class Looks:
         weights = self.base_digest = weights_digest(self._scorer.losses)
         for name, chosen in self.sets.items():
             how = [self._scorer.length, self._scorer.precision, self._scorer.attention]
+            # Sharded weights meet in the compute type, before every operation and not in some.
+            how += ["Sharded"] if self._scorer.sharded else []
             key = digest_of([weights, tokenizer, chosen.digest, *how])
             version = f"v{evaluation.CODE_VERSION}-torch-{torch.__version__}"
             cached = cache / "baselines" / version / f"{key.removeprefix('sha256:')}.json"

@@ -27,12 +27,23 @@ def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
 
 
+def host_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this container may use: the host's, or its control group's limit where that is lower."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            found = min(found, int((groups / name).read_text()))
+        except (OSError, ValueError):  # not there, or `max`
+            continue
+    return found
+
+
 def find(devices: Path = Path("/dev"), processor: Path = Path("/proc/cpuinfo")) -> Machine:
     """This machine, as the trainer will find it. A GPU is taken to compute in BF16, as all since 2020 do."""
     if (devices / "nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
         return Machine("cuda", True, has_compiler("cuda"))
     native = bool({"avx512_bf16", "amx_tile"} & processor_flags(processor))
-    return Machine("cpu", native, has_compiler("cpu"))
+    return Machine("cpu", native, has_compiler("cpu"), host_memory())
 
 
 def gpu_node() -> Machine:

@@ -19,7 +19,7 @@ from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.snapshot import Optimizer
 from rewarm_trainer import techniques
 from rewarm_trainer.chunked_loss import ChunkedLoss, plain_head
-from rewarm_trainer.machine import has_compiler
+from rewarm_trainer.machine import has_compiler, host_memory
 from rewarm_trainer.techniques import Machine
 
 IGNORED = -100
@@ -201,9 +201,11 @@ def machine_of(device: torch.device) -> Machine:
     """What of `device` decides which techniques are used."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
+        memory = torch.cuda.get_device_properties(device).total_memory
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Machine(device.type, native, has_compiler(device.type))
+        memory = host_memory()
+    return Machine(device.type, native, has_compiler(device.type), memory)
 
 
 def precision_for(choice: str | None, device: torch.device) -> str:

@@ -117,6 +117,11 @@ def adopt(work: WorkFolder, document: Mapping[str, Any], root: Path) -> Snapshot
     ]
     if problems:
         raise ManifestError(problems)
+    if stored.training.parallelism != asked.training.parallelism:
+        # Where the state lies is no part of the experiment: a run that did not fit may go on sharded.
+        how = stored.training.model_copy(update={"parallelism": asked.training.parallelism})
+        stored = stored.model_copy(update={"training": how})
+        write_snapshot(work, stored)
     return stored
 
 

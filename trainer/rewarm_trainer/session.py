@@ -18,27 +18,29 @@ from torch import nn
 from rewarm_api.errors import DataError, ManifestError, Problem
 from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group
-from rewarm_trainer import harness, lora, techniques
+from rewarm_trainer import harness, lora, sharding, techniques
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
 from rewarm_trainer.answering import Answerer
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.benchmarks import Benchmarks
-from rewarm_trainer.checkpoint import Checkpoints, manifest_root
+from rewarm_trainer.checkpoint import OPTIMIZER, Checkpoints, manifest_root
 from rewarm_trainer.corpus.sets import largest_id, open_set
 from rewarm_trainer.corpus.source import SubsetSource, TokenSource, open_source
 from rewarm_trainer.corpus.tokenise import folder_of
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
-from rewarm_trainer.experiment import processes_problem
+from rewarm_trainer.experiment import needs_whole, processes_problem
 from rewarm_trainer.from_run import earlier_sources
-from rewarm_trainer.keeper import Keeper, load_optimizer, parameters_of, reset_moments, weights_of
+from rewarm_trainer.keeper import Keeper, load_optimizer, load_weights, parameters_of, reset_moments, weights_of
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
+from rewarm_trainer.peers import Peers
 from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.sample_weights import Weighting
 from rewarm_trainer.state import TrainState
+from rewarm_trainer.tensor_files import StoredTensors, parts_of
 from rewarm_trainer.update import Updater, micro_batch_rows
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Session:
     compiled: bool = field(init=False)
     attention: str = field(init=False)
     chunked_loss: bool = field(init=False)
+    sharded: bool = field(init=False)
     micro_rows: int = field(init=False)
     method: MetaExperience | None = field(init=False)
     adapter: dict[str, Any] | None = field(init=False)
@@ -137,19 +140,33 @@ class Session:
         )
         models.checkpoint_activations(self.model, training.activation_checkpointing)
         self._choose_techniques(parameters)
-        optimizer = models.build_optimizer(self.model, training.optimizer)
-        self.module, prepared = self.accelerator.prepare(self.losses, optimizer)
-        self.optimizer = prepared.optimizer
+        if self.sharded:
+            # By torch itself: accelerate's FSDP2 becomes DDP on a CPU without a word.
+            sharding.shard(self.losses, device, self.precision)
+            self.module, self.optimizer = self.losses, models.build_optimizer(self.model, training.optimizer)
+        else:
+            optimizer = models.build_optimizer(self.model, training.optimizer)
+            self.module, prepared = self.accelerator.prepare(self.losses, optimizer)
+            self.optimizer = prepared.optimizer
         self.module.train()
         self.method = self._method()
 
     def _choose_techniques(self, parameters: int) -> None:
         """What makes a step fast on this device; `rewarm plan` shows the same choices."""
         training, machine = self.run.snapshot.training, models.machine_of(self.accelerator.device)
-        switches = techniques.Switches.read(training.precision, dict(os.environ))
+        switches = techniques.Switches.read(training.precision, dict(os.environ), training.parallelism)
         work = techniques.Work(
-            parameters, self.run.plan.tokens, self.run.pins.vocabulary, self.micro_rows, training.sequence_length
+            parameters,
+            self.run.plan.tokens,
+            self.run.pins.vocabulary,
+            self.micro_rows,
+            training.sequence_length,
+            processes=self.world,
+            # A device is one process's; the memory of a host is for all that run on it.
+            sharing=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) if machine.device == "cpu" else 1,
+            needs_whole=needs_whole(self.run.snapshot),
         )
+        self.sharded, _ = techniques.sharding(switches.parallelism, machine, work)
         self.compiled, _ = techniques.compilation(switches.compilation, machine, work)
         self.attention = techniques.attention(self.precision, self.compiled, machine, work)
         self.model.set_attn_implementation(self.attention)  # type: ignore[operator]
@@ -195,7 +212,7 @@ class Session:
             # The base is frozen: only the adapters ever moved.
             lora.start(self.model, self.run.snapshot.training.seed)
         else:
-            self.model.load_state_dict(self._fresh_model().state_dict())
+            load_weights(self.model, weights_of(self._fresh_model()), "the base model")
         self.start_optimizer()
         return self.run.first_state()
 
@@ -214,8 +231,8 @@ class Session:
         if policy == "Reset":
             return
         is_whole = self.base.is_run and not self.base.pin.get("adapted")
-        path = self.base.folder / "optimizer.safetensors" if self.base.folder and is_whole else None
-        if path is None or not path.exists():
+        paths = parts_of(self.base.folder, OPTIMIZER) if self.base.folder and is_whole else []
+        if not paths:
             raise ManifestError(
                 Problem(
                     "spec.schedule.optimizerState",
@@ -224,9 +241,7 @@ class Session:
                     "leave it out, or continue a run by baseModel.run",
                 )
             )
-        from safetensors.torch import load_file
-
-        load_optimizer(self.model, self.optimizer, load_file(path))
+        load_optimizer(self.model, self.optimizer, StoredTensors(paths))
         if policy == "ResetMoments":
             reset_moments(self.optimizer)
         models.apply_settings(self.optimizer, self.run.snapshot.training.optimizer)
@@ -304,6 +319,7 @@ class Session:
             self.attention,
             self.rank,
             self.world,
+            self.sharded,
         )
 
     def teacher_losses(self, looks: Looks) -> dict[str, dict[str, float]]:
@@ -341,6 +357,7 @@ class Session:
             extras=[] if self.method is None else [self.method],
             saved=lora.LoraWeights(self.model, self.adapter) if self.adapter else None,
             spared=lambda step: spared(self.run.plan, self.run.snapshot.finish, step),
+            peers=Peers(PATIENCE) if self.sharded else None,
         )
 
     def plain_weights(self) -> dict[str, torch.Tensor]:
@@ -355,6 +372,7 @@ class Session:
         """What a bit-exact resume depends on."""
         return {
             "processes": self.world,
+            "parallelism": "Sharded" if self.sharded else "Replicated",
             "device": self.accelerator.device.type,
             "precision": self.precision,
             "compiled": self.compiled,

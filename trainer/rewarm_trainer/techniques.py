@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 COMPILE_WORTH_FLOPS = 3e12
 """About a minute of eager BF16 training on two cores; compiling costs a third of that."""
+STATE_BYTES = 16
+"""Of a parameter in FP32: weight, gradient and AdamW's two moments, 4 bytes each."""
 PLAIN_ATTENTION_LIMIT = 1 << 23
 """rows x length x length up to which plain attention beats the CPU's own BF16 kernel, whose backward pass is slow."""
 CHUNKED_VOCABULARY = 24_000
@@ -17,36 +19,50 @@ CHUNKED_VOCABULARY = 24_000
 
 @dataclass(frozen=True)
 class Machine:
-    """What of a machine decides. `native_bf16`: products in BF16 are faster than in FP32."""
+    """What of a machine decides. `native_bf16`: products in BF16 are faster than in FP32.
+
+    memory: bytes of the device, or of the host for a CPU; None where nobody knows.
+    """
 
     device: str
     native_bf16: bool
     has_compiler: bool
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Work:
-    """What of a run decides. Unknown numbers are None; a decision that needs one says so."""
+    """What of a run decides. Unknown numbers are None; a decision that needs one says so.
+
+    processes: of the run, and those `sharing` one device's memory. needs_whole: the field that needs whole weights.
+    """
 
     parameters: int | None
     tokens: int
     vocabulary: int | None
     rows: int
     length: int
+    processes: int | None = None
+    sharing: int = 1
+    needs_whole: str = ""
 
 
 @dataclass(frozen=True)
 class Switches:
-    """What a person asked for: `spec.training.precision`, and `on`, `off` or `auto` from the environment."""
+    """What a person asked for: fields of `spec.training`, and `on`, `off` or `auto` from the environment."""
 
     precision: str | None = None
     compilation: str = "auto"
     chunked_loss: str = "auto"
+    parallelism: str = "Auto"
 
     @staticmethod
-    def read(precision: str | None, environment: dict[str, str]) -> Switches:
+    def read(precision: str | None, environment: dict[str, str], parallelism: str = "Auto") -> Switches:
         return Switches(
-            precision, environment.get("REWARM_COMPILE", "auto"), environment.get("REWARM_CHUNKED_LOSS", "auto")
+            precision,
+            environment.get("REWARM_COMPILE", "auto"),
+            environment.get("REWARM_CHUNKED_LOSS", "auto"),
+            parallelism,
         )
 
 
@@ -98,12 +114,37 @@ def chunked_loss(choice: str, work: Work) -> tuple[bool, str]:
     return True, f"the logits of {work.vocabulary:,} tokens are never whole in memory"
 
 
+def sharding(choice: str, machine: Machine, work: Work) -> tuple[bool, str]:
+    """Whether each weight, gradient and moment lies on one process only, and why."""
+    if work.processes == 1:
+        return False, "one process has nobody to share with"
+    if choice != "Auto":
+        return choice == "Sharded", "as asked"
+    if work.needs_whole:
+        return False, f"{work.needs_whole} needs them whole"
+    if work.parameters is None:
+        return False, "the model's size is not known yet"
+    whole = work.parameters * STATE_BYTES
+    need = f"weights, gradients and moments of {_gibibytes(whole)}"
+    if machine.memory is None:
+        return False, f"{need} for each process; whether they fit is known when training starts"
+    share = machine.memory // work.sharing
+    if whole <= share:
+        return False, f"{need} fit into {_gibibytes(share)} for each process"
+    return True, f"{need} would not fit into {_gibibytes(share)} for each process"
+
+
+def _gibibytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
 def listed(machine: Machine, work: Work, switches: Switches) -> list[Technique]:
     """All techniques, on or off, as `rewarm plan` shows them."""
     chosen = precision(switches.precision, machine)
     compiles, why_compiled = compilation(switches.compilation, machine, work)
     kernel = attention(chosen, compiles, machine, work)
     chunked, why_chunked = chunked_loss(switches.chunked_loss, work)
+    sharded, why_sharded = sharding(switches.parallelism, machine, work)
     is_cpu = machine.device == "cpu"
     native = "the device computes in it natively" if machine.native_bf16 else "the device has no BF16 of its own"
     return [
@@ -122,6 +163,7 @@ def listed(machine: Machine, work: Work, switches: Switches) -> list[Technique]:
             if kernel == "eager"
             else "SDPA is the faster one",
         ),
+        Technique("weights, gradients and moments sharded", sharded, why_sharded, "spec.training.parallelism"),
         Technique("fused AdamW", True, "one pass over weights and moments"),
         Technique("batches read one step ahead", True, "a step never waits for a disk"),
         Technique("a step's numbers read in the next", True, "no step waits for the host"),

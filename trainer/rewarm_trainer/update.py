@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rewarm_api.errors import ManifestError, Problem
 from rewarm_trainer.batches import IGNORED, Batch
 from rewarm_trainer.sample_weights import Weighting, row_weights
+from rewarm_trainer.sharding import is_sharded, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -136,6 +137,7 @@ class Updater:
         self._seed = seed
         self._sources = sources
         self._weighting = weighting
+        self._sharded = any(is_sharded(parameter) for parameter in self._parameters)
         self._device = accelerator.device
         self._world = accelerator.num_processes
 
@@ -224,7 +226,7 @@ class Updater:
             part = batch.part(start, start + size)
             is_last = start + size >= len(batch)
             with self._synchronised_only_at(is_last):
-                # DDP averages gradients over ranks; the labels are those of all ranks, so the mean is undone here.
+                # DDP and FSDP2 average gradients; the labels are those of all ranks, so the mean is undone here.
                 scale = self._world / labels
                 own = part_weights(weights, start, part, self._device) * scale
                 objective, token_nats = self._module(*self._tensors(part), weights=own)
@@ -238,7 +240,8 @@ class Updater:
         return torch.cat(nats), source_nats, source_labels
 
     def _synchronised_only_at(self, is_last: bool) -> AbstractContextManager[object]:
-        if is_last or self._world == 1:
+        if is_last or self._world == 1 or self._sharded:
+            # What is not reduced at once would be held whole: sharding is there to save that memory.
             return nullcontext()
         return self._accelerator.no_sync(self._module)
 
@@ -254,7 +257,7 @@ class Updater:
     def _clip_gradients(self) -> Tensor:
         """The global gradient norm; gradients are scaled down to `clip` where it is larger (0: never)."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         if self._clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
         return norm

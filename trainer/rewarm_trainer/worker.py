@@ -21,7 +21,7 @@ from rewarm_trainer.finish import facts_of, publish
 from rewarm_trainer.judge import RunJudge
 from rewarm_trainer.keeper import Keeper
 from rewarm_trainer.listener import Listener
-from rewarm_trainer.looks import Looks
+from rewarm_trainer.looks import Looks, from_rank_0
 from rewarm_trainer.loop import Loop
 from rewarm_trainer.phases import requested_ratio
 from rewarm_trainer.prepared_run import Run
@@ -114,8 +114,10 @@ class Worker:
 
             check_size(run.snapshot, session.parameters)
         looks, benchmarks = session.looks(self._scored), session.benchmarks(self._scored)
+        epoch = 0
         if self._is_main:
-            self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
+            epoch = self._checkpoints.claim({**self._around.writer(), "uid": run.snapshot.uid})
+        self._checkpoints.follow(from_rank_0(epoch, session.world))
         session.barrier()
         self._state = self._keeper.restore()
         fresh = self._state.step == 0
@@ -243,7 +245,8 @@ class Worker:
 
     def _note_environment(self, fresh: bool) -> None:
         """A resume on other terms is allowed, but never unsaid: same rows always, same bits only on the same terms."""
-        now, before = self.session.environment(), self._state.environment
+        # Checkpoints from before there was a choice were replicated.
+        now, before = self.session.environment(), {"parallelism": "Replicated", **self._state.environment}
         changed = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
         if not fresh and changed:
             words = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in changed.items())

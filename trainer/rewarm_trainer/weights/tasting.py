@@ -19,6 +19,7 @@ from rewarm_api.snapshot import Role
 from rewarm_trainer.benchmarks import Benchmarks
 from rewarm_trainer.evaluation import Documents, Scores
 from rewarm_trainer.looks import Looks, rounded_to
+from rewarm_trainer.sharding import is_sharded, put
 from rewarm_trainer.weights.choice import selection
 from rewarm_trainer.weights.recipes import Recipe
 from rewarm_trainer.weights.tensors import pieces
@@ -60,12 +61,15 @@ def load_recipe(weights: Mapping[str, Tensor], recipe: Recipe | None, world: int
         raise DataError(f"{recipe.pattern.label}: {len(missing)} weights are missing, the first is {missing[0]}")
     with torch.no_grad():
         for name in sorted(weights):
-            target = weights[name]
+            place = weights[name]
+            target = torch.empty(place.shape, dtype=place.dtype, device=place.device) if is_sharded(place) else place
             if recipe is not None:
                 for (begin, end), piece in zip(pieces(target.shape), recipe.values(name), strict=True):
                     (target[begin:end] if target.shape else target).copy_(piece)
             if world > 1:
                 torch.distributed.broadcast(target, src=0)
+            if target is not place:
+                put(place, target)
 
 
 class Taster:
