@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,11 @@ def history(place: Place, since: str) -> list[Json]:
 
 
 def now(place: Place) -> str:
-    """The resourceVersion of the list of runs."""
-    return str(place.api.get(place.runs)["metadata"]["resourceVersion"])
+    """The resourceVersion of the list of runs; a kind that was just made is answered 429 for a moment."""
+    give_up = time.monotonic() + 30
+    while (answer := place.api.call("GET", place.runs))[0] == 429 and time.monotonic() < give_up:
+        time.sleep(0.2)
+    return str(answer[1]["metadata"]["resourceVersion"])
 
 
 def ends(pod: Json) -> End | None:
