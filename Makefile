@@ -52,6 +52,7 @@ crds: setup ## write crds/ again from the models in api/
 	$(BIN)/python -m rewarm_api.crd > crds/continualruns.yaml
 	cp crds/continualruns.yaml charts/rewarm/files/continualruns.yaml
 	$(BIN)/python -m rewarm_api.crd_study > crds/mixturestudies.yaml
+	cp crds/mixturestudies.yaml charts/rewarm/files/mixturestudies.yaml
 
 dashboards: setup ## write charts/rewarm/dashboards/ again from dashboards/
 	PYTHONPATH=dashboards $(BIN)/python -m rewarm_dashboards charts/rewarm/dashboards

@@ -14,6 +14,7 @@ from rewarm_api.crd import column, definition, model_schema, to_text
 from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.run import RunSpec
 from rewarm_api.study import KIND, StudySpec
+from rewarm_api.study_status import StudyStatus
 
 _HEADER = "# Generated from the models of rewarm_api by `python -m rewarm_api.crd_study`. Do not edit.\n"
 _TOP_RULES = [
@@ -22,6 +23,18 @@ _TOP_RULES = [
         "metadata.name must be a lower-case letter, then at most 39 lower-case letters, digits and inner hyphens",
     )
 ]
+_COLUMNS = (
+    ("Status", "string", ".status.summary", 0, "For eyes; machines read conditions"),
+    ("Runs", "integer", ".status.runs.total", 0, "Of the grid, held-out ones included"),
+    ("Finished", "integer", ".status.runs.finished", 0, "Trained and judged"),
+    ("Tolerance", "string", ".spec.tolerance", 0, "On every Retained set"),
+    ("Replay", "number", ".status.replayRatio", 0, "The least that keeps the tolerance, at the largest budget"),
+    ("Succeeded", "string", '.status.conditions[?(@.type=="Succeeded")].status', 0, "True: the laws are fitted"),
+    ("Reason", "string", '.status.conditions[?(@.type=="Succeeded")].reason', 1, "Why"),
+    ("Failed", "integer", ".status.runs.failed", 1, "Runs without a verdict"),
+    ("Artefact", "string", ".status.artefact.uri", 1, "study.json"),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Since creation"),
+)
 _SPEC_RULES = [
     rule(
         "has(self.template.spec.baseModel) != (has(self.grid.models) && size(self.grid.models) > 0)",
@@ -47,11 +60,8 @@ _SPEC_RULES = [
 def custom_resource_definition() -> dict[str, Any]:
     """The whole object, as an API server takes it."""
     names = {"plural": "mixturestudies", "singular": "mixturestudy", "shortNames": ["mstudy"]}
-    shown = [
-        column("Tolerance", "string", ".spec.tolerance", 0, "On every Retained set"),
-        column("Age", "date", ".metadata.creationTimestamp", 0, "Since creation"),
-    ]
-    return definition(KIND, names, shown, _root())
+    shown = [column(*given) for given in _COLUMNS]
+    return definition(KIND, names, shown, _root(), subresources={"status": {}})
 
 
 def to_yaml() -> str:
@@ -85,6 +95,7 @@ def _root() -> dict[str, Any]:
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
             "spec": spec,
+            "status": _without_rules(model_schema("status", StudyStatus)),
         },
         "x-kubernetes-validations": _TOP_RULES,
     }

@@ -11,6 +11,7 @@ from rewarm_api.errors import Problem
 
 NOTHING = "nothing"
 _LONGEST = 80
+_LINE = 1024
 _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"[-+.]?[0-9][-+.0-9e_]*|true|false|null|~|\s.*|.*\s|", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,3 +39,9 @@ def unknown_field(path: str, key: str, known: list[str]) -> Problem:
     near = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), folded, n=1)
     fix = f"did you mean {folded[near[0]]}?" if near else f"remove {key}"
     return Problem(path, f"the unknown field {key}", expected, fix)
+
+
+def one_line(text: str, longest: int = _LINE) -> str:
+    """Text made fit for a status, an event and a terminal: one line, printable, cut with an ellipsis."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

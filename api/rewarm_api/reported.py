@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, ValidationError
 
 from rewarm_api.fields import WORD_PATTERN, Digest, Integer, Name, Number, Spec, Text
 from rewarm_api.kubeflow import report_of
-from rewarm_api.messages import found_text
+from rewarm_api.messages import found_text, one_line
 from rewarm_api.reading import Reader, without_nulls
 from rewarm_api.shape import Shape, shapes
 from rewarm_api.status import (
@@ -25,6 +24,7 @@ from rewarm_api.status import (
     ForgettingSummary,
     Gain,
     GateResult,
+    Line,
     Observation,
     Phase,
     Progress,
@@ -33,12 +33,12 @@ from rewarm_api.status import (
     SetEvaluation,
     ShortText,
 )
+from rewarm_api.study_status import StudyResult
 
 MAXIMUM_BODY = 128 * 1024
 """Bytes of a progress POST: about twice the largest Report that fits the bounds below in a real run."""
 MAXIMUM_MESSAGE = 4000
 """Bytes of a termination message. The kubelet cuts at 4096, and 12 KB over all containers of a pod."""
-_LINE = 1024
 _MOST_DIGITS = 30
 
 Outcome = Literal[""] | Literal["Succeeded"] | Cause
@@ -47,22 +47,6 @@ _Model = TypeVar("_Model", bound=Spec)
 
 class ReportError(ValueError):
     """A body that is no report; the message is one line for the pod's log."""
-
-
-def one_line(text: str, longest: int = _LINE) -> str:
-    """Text made fit for a status, an event and a terminal: one line, printable, cut with an ellipsis."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def _line(value: Any) -> str:
-    if not isinstance(value, str):
-        raise PydanticCustomError("string_type", "expected text")
-    return one_line(value)
-
-
-Line = Annotated[str, BeforeValidator(_line)]
-"""Any text; it becomes one printable line of at most 1024 characters."""
 
 
 class Made(Observation):
@@ -175,6 +159,8 @@ class Termination(Made):
     """What rank 0 knew last."""
     pins: PinsSummary | None = None
     """What preparation pinned."""
+    study: StudyResult | None = None
+    """What the fit of a study found."""
     tags: Annotated[
         dict[Annotated[Text, Field(max_length=128)], Annotated[Text, Field(max_length=512)]], Field(max_length=32)
     ] = Field(default_factory=dict)
@@ -186,7 +172,8 @@ class Termination(Made):
         The least needed goes first, until it fits: tags; decisions; warnings; the intervals of the evaluation; the
         losses of its sets; its sets; the counts of sources; the message beyond 200 characters; replay, phase and
         progress; gates and promotion; the rest of the report but its checkpoint and attempt; the checkpoint; the pins;
-        the message. Outcome and exit code always stay.
+        of a study the fits of its sets, its warnings, then answers, those of the largest budgets last; the message.
+        Outcome, exit code and a study's artefact always stay.
         """
         value = {"version": 1} | self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
         text = _compact(value)
@@ -307,6 +294,19 @@ def _drop_rest_of_report(value: dict[str, Any]) -> None:
     value["report"] = {name: report[name] for name in ("checkpoint", "attempt", "outcome") if name in report}
 
 
+def _study(value: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = value.get("study", {})
+    return found
+
+
+def _keep_answers(value: dict[str, Any], count: int) -> None:
+    """The last ones: those of the largest budgets."""
+    answers = _study(value).get("answers", {})
+    for name in ("largestShare", "bestForCorpus"):
+        if name in answers:
+            answers[name] = answers[name][-count:]
+
+
 _DROPS = (
     lambda value: value.pop("tags", None),
     lambda value: _drop(value, "report", "decisions"),
@@ -321,6 +321,11 @@ _DROPS = (
     _drop_rest_of_report,
     lambda value: value.pop("report", None),
     lambda value: value.pop("pins", None),
+    lambda value: _study(value).get("answers", {}).pop("sets", None),
+    lambda value: _study(value).pop("warnings", None),
+    lambda value: _keep_answers(value, 4),
+    lambda value: _keep_answers(value, 1),
+    lambda value: _study(value).pop("answers", None),
     lambda value: value.pop("message", None),
 )
 """What `to_message` gives up, in this order."""

@@ -6,11 +6,13 @@ Every field may be absent: an observer writes what it knows. Machines read condi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from rewarm_api.fields import TIME_PATTERN, Digest, Flag, Integer, Name, Number, Spec, Text
+from rewarm_api.messages import one_line
 from rewarm_api.snapshot import Role
 
 
@@ -21,11 +23,19 @@ def _moment(text: str) -> str:
     return text
 
 
+def _line(value: Any) -> str:
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "expected text")
+    return one_line(value)
+
+
 Count = Annotated[Integer, Field(ge=0, le=2**53 - 1)]
 ShortText = Annotated[Text, Field(max_length=256)]
 Address = Annotated[Text, Field(max_length=2048)]
 Time = Annotated[Text, Field(max_length=64, pattern=TIME_PATTERN), AfterValidator(_moment)]
 """RFC 3339 with an offset, or empty."""
+Line = Annotated[str, BeforeValidator(_line)]
+"""Any text; it becomes one printable line of at most 1024 characters."""
 
 Cause = Literal[
     "Completed", "Preempted", "Evicted", "NodeLost", "Hang", "InvalidSpec", "BadData", "Diverged", "MissingInput",

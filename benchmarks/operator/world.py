@@ -50,7 +50,8 @@ class World:
 
     def __enter__(self) -> World:
         self.cluster.__enter__()
-        self.cluster.apply((ROOT / "crds/continualruns.yaml").read_text())
+        for crd in sorted((ROOT / "crds").glob("*.yaml")):
+            self.cluster.apply(crd.read_text())
         while self.cluster.api.call("GET", RUNS)[0] != 200:  # 404, then 429, in the first moments of a new kind
             time.sleep(0.1)
         self.cluster.namespace(NAMESPACE)

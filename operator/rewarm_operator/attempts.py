@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from zlib import crc32
 
-from rewarm_api.reported import Termination, one_line
+from rewarm_api.messages import one_line
+from rewarm_api.reported import Termination
 from rewarm_operator import moments, pods
 from rewarm_operator.observed import Object
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rewarm_api.reported import one_line
+from rewarm_api.messages import one_line
 from rewarm_api.status import CONDITION_TYPES
 
 NORMALLY_FALSE = ("Suspended", "Stalled", "Degraded")
@@ -34,10 +34,16 @@ def is_finished(status: Mapping[str, Any]) -> bool:
     return find(status, "Succeeded").get("status") in ("True", "False")
 
 
-def write(status: dict[str, Any], facts: Mapping[str, Fact], generation: int, now: str) -> None:
+def write(
+    status: dict[str, Any],
+    facts: Mapping[str, Fact],
+    generation: int,
+    now: str,
+    types: Sequence[str] = CONDITION_TYPES,
+) -> None:
     """Put what was found into `status`: known types in their order, then anybody else's as they are."""
     known = {str(each.get("type")): dict(each) for each in status.get("conditions") or ()}
-    written = [_one(kind, known.pop(kind, None), facts.get(kind), generation, now) for kind in CONDITION_TYPES]
+    written = [_one(kind, known.pop(kind, None), facts.get(kind), generation, now) for kind in types]
     status["conditions"] = written + list(known.values())
 
 

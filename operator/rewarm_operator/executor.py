@@ -49,10 +49,19 @@ class Recorder(Protocol):
 
 
 class Executor:
-    """See the module. `track` hands a Track over and returns at once."""
+    """See the module. `track` hands a Track over and returns at once; `kind`: whose decisions, RUN or STUDY."""
 
-    def __init__(self, cluster: Cluster, store: Store, recorder: Recorder, track: Callable[[str, Track], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        recorder: Recorder,
+        track: Callable[[str, Track], None],
+        kind: Resource = RUN,
+    ) -> None:
         self._cluster, self._store, self._recorder, self._track = cluster, store, recorder, track
+        self._kind = kind
+        self._parents = store.parents(kind.kind)
         self._doubtful: set[Key] = set()
 
     async def refresh(self, key: Key) -> None:
@@ -63,9 +72,9 @@ class Executor:
 
     async def execute(self, key: Key, actions: tuple[Action, ...]) -> None:
         """Raises Again or NotLeading for the first action that fails."""
-        uid = self._store.runs[key]["metadata"]["uid"]
+        uid = self._parents[key]["metadata"]["uid"]
         for action in actions:
-            run = self._store.runs.get(key)
+            run = self._parents.get(key)
             if run is None or run["metadata"]["uid"] != uid:
                 return
             try:
@@ -86,7 +95,7 @@ class Executor:
             case Annotate():
                 await self._patch_run(key, {"metadata": {"annotations": dict(action.changes)}})
             case Emit():
-                self._recorder.emit(run, action)
+                self._recorder.emit({**run, "kind": self._kind.kind}, action)
             case Track():
                 self._track(run["metadata"]["uid"], action)
 
@@ -99,7 +108,7 @@ class Executor:
         if error.uncertain:
             self._doubtful.add(key)
             raise Again(str(error), error.retry_after or 0.1) from error
-        if error.status == 404 and key in self._store.runs:
+        if error.status == 404 and key in self._parents:
             await self._read_run(key)
             raise Again(str(error)) from error
         if error.status == 429:
@@ -118,7 +127,7 @@ class Executor:
 
     async def _patch_status(self, key: Key, action: PatchStatus) -> None:
         """Write the status; without what the API server refuses for good, so that the run goes on."""
-        uid = self._store.runs[key]["metadata"]["uid"]
+        uid = self._parents[key]["metadata"]["uid"]
         known = self._store.unwritten(uid)
         changes = {name: value for name, value in action.changes.items() if name not in known or known[name] != value}
         while changes:
@@ -140,12 +149,12 @@ class Executor:
         self._store.left_out(uid, {name: value for name, value in action.changes.items() if name not in changes})
 
     async def _patch_run(self, key: Key, body: Json, subresource: str = "") -> None:
-        answer = await self._cluster.patch(RUN, key[0], key[1], body, subresource)
+        answer = await self._cluster.patch(self._kind, key[0], key[1], body, subresource)
         metadata = answer["metadata"]
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
-            self._store.remove(RUN.kind, answer)
+            self._store.remove(self._kind.kind, answer)
         else:
-            self._store.put(RUN.kind, answer)
+            self._store.put(self._kind.kind, answer)
 
     async def _create(self, run: Json, body: Json) -> None:
         resource = CREATED[body["kind"]]
@@ -174,10 +183,13 @@ class Executor:
                 raise Again(f"{title} has just gone") from error
             raise
         if uid not in owner_uids(found):
-            if _is_left_behind(found, run):
-                raise Again(f"{title} of the run before this one is still to be collected", _COLLECTION_LOOK_SECONDS)
+            if _is_left_behind(found, run, self._kind):
+                raise Again(
+                    f"{title} of the {self._kind.kind} before this one is still to be collected",
+                    _COLLECTION_LOOK_SECONDS,
+                )
             self._store.collided(uid, title, True)
-            raise Refused(f"{title} exists and is not of this run")
+            raise Refused(f"{title} exists and is not of this {self._kind.kind}")
         if found["metadata"].get("deletionTimestamp"):
             self._store.put(resource.kind, found)
             raise Again(f"{title} is still being deleted", 1.0)
@@ -204,25 +216,25 @@ class Executor:
             self._store.remove(JOB.kind, known)
 
     async def _read_run(self, key: Key) -> None:
-        known = self._store.runs.get(key)
+        known = self._parents.get(key)
         try:
-            found = await self._cluster.get(RUN, *key)
+            found = await self._cluster.get(self._kind, *key)
         except ApiError as error:
             if error.status != 404:
                 raise Again(str(error), error.retry_after or 0.1) from error
             if known is not None:
-                self._store.remove(RUN.kind, known)
+                self._store.remove(self._kind.kind, known)
             return
         if known is not None and known["metadata"]["uid"] != found["metadata"]["uid"]:
-            self._store.remove(RUN.kind, known)
-        self._store.put(RUN.kind, found)
+            self._store.remove(self._kind.kind, known)
+        self._store.put(self._kind.kind, found)
 
 
-def _is_left_behind(found: Json, run: Json) -> bool:
-    """Whether it belongs to a run of the same name that was deleted a moment ago: it goes by itself."""
+def _is_left_behind(found: Json, run: Json, kind: Resource) -> bool:
+    """Whether it belongs to a run (or study) of the same name that was deleted a moment ago: it goes by itself."""
     metadata = run["metadata"]
     made = moments.parse(metadata.get("creationTimestamp"))
     owners = found["metadata"].get("ownerReferences") or ()
-    of_namesake = any((owner.get("kind"), owner.get("name")) == (RUN.kind, metadata["name"]) for owner in owners)
+    of_namesake = any((owner.get("kind"), owner.get("name")) == (kind.kind, metadata["name"]) for owner in owners)
     is_new = made is not None and moments.seconds_between(made, datetime.now(UTC)) < _COLLECTION_SECONDS
     return of_namesake and is_new

@@ -1,4 +1,4 @@
-"""kopf, kept small: it watches ContinualRuns and tells each event. It writes nothing, anywhere.
+"""kopf, kept small: it watches ContinualRuns and MixtureStudies and tells each event. It writes nothing, anywhere.
 
 It runs in a thread with an event loop of its own, because when it ends (an error in a watch, a CRD that goes away) it
 cancels every task of its loop; here it is then simply started again.
@@ -18,6 +18,7 @@ from typing import Any
 
 from rewarm_operator.absent import absent
 from rewarm_operator.cluster import BOOKMARK_SECONDS, Access, Credentials
+from rewarm_operator.resources import RUN, STUDY, Resource
 
 # Where it is installed, kopf imports it, only to recognise its models: 40 MB for nothing that happens here.
 with absent("kubernetes"):
@@ -71,7 +72,7 @@ class NoProgress(kopf.ProgressStorage):
 
 
 def settings(watch_seconds: int) -> kopf.OperatorSettings:
-    """kopf as operator.md wants it: patient, blind to everything but runs, and silent on users' objects."""
+    """kopf as operator.md wants it: patient, blind to everything but runs and studies, and silent on users' objects."""
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True
@@ -103,8 +104,9 @@ def self_contained_kubeconfig() -> Credentials | None:
     return Credentials(info.server, info.as_ssl_context(), header)
 
 
-class RunWatch:
-    """kopf's thread. `tell(type, object)` is called in the loop that made this, for every event of every run.
+class Watch:
+    """kopf's thread. `tell(kind, type, object)` is called in the loop that made this, for every event of what is
+    watched.
 
     type: None for what was there at the start, ADDED, MODIFIED or DELETED.
     """
@@ -114,11 +116,12 @@ class RunWatch:
         access: Access,
         namespaces: Sequence[str],
         watch_seconds: int,
-        tell: Callable[[str | None, Json], None],
+        tell: Callable[[str, str | None, Json], None],
+        watched: Sequence[Resource] = (RUN, STUDY),
     ) -> None:
         self._access, self._namespaces, self._watch_seconds = access, tuple(namespaces), watch_seconds
-        self._tell = tell
-        self._heard: deque[tuple[str | None, Json]] = deque()
+        self._tell, self._watched = tell, tuple(watched)
+        self._heard: deque[tuple[str, str | None, Json]] = deque()
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
@@ -138,7 +141,7 @@ class RunWatch:
             try:
                 asyncio.run(self._operator())
             except Exception as error:
-                log.warning("the watch of runs ended: %s", error)
+                log.warning("the watch of runs and studies ended: %s", error)
             if self._stop.wait(min(30.0, 0.5 * 2 ** min(failures, 6)) * random.uniform(0.5, 1.0)):
                 return
 
@@ -164,11 +167,16 @@ class RunWatch:
             await self._access.renew()
             return kopf.AiohttpSession(aiohttp_session=self._access.session(0), server=self._access.server)
 
+        kopf.on.login(registry=registry)(login)
+        for resource in self._watched:
+            group, version = resource.version.split("/")
+            kopf.on.event(group, version, resource.plural, id=resource.plural, registry=registry)(self._of(resource))
+        return registry
+
+    def _of(self, resource: Resource) -> Callable[..., Any]:
         async def told(event: Mapping[str, Any], **_: Any) -> None:
-            self._heard.append((event["type"], event["object"]))
+            self._heard.append((resource.kind, event["type"], event["object"]))
             if len(self._heard) == 1:
                 self._loop.call_soon_threadsafe(self._hand_over)
 
-        kopf.on.login(registry=registry)(login)
-        kopf.on.event("rewarm.dev", "v1alpha1", "continualruns", registry=registry)(told)
-        return registry
+        return told

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rewarm_operator import trim
 from rewarm_operator.cluster import ApiError, Cluster, Json
-from rewarm_operator.resources import CHILDREN, KUEUE_GROUP, RUN, UID_LABEL, Resource, revision, workload
+from rewarm_operator.resources import CHILDREN, KUEUE_GROUP, RUN, STUDY, UID_LABEL, Resource, revision, workload
 from rewarm_operator.store import Store
 
 log = logging.getLogger("rewarm.informers")
@@ -37,6 +37,7 @@ class Informer:
         self._cluster, self._store = cluster, store
         self._selector = UID_LABEL if resource in CHILDREN else ""
         self._watch_seconds = watch_seconds
+        self._is_missing = False
 
     async def run(self) -> None:
         failures = 0
@@ -65,9 +66,19 @@ class Informer:
     async def compare(self) -> int:
         """How many objects the watches had missed: those are put right by this."""
         known = self._store.versions(self.resource.kind, self.namespace)
-        items, _ = await pages(
-            self._cluster, self.resource, self.namespace, self._selector, trim.identity, metadata_only=True
-        )
+        try:
+            items, _ = await pages(
+                self._cluster, self.resource, self.namespace, self._selector, trim.identity, metadata_only=True
+            )
+        except ApiError as error:
+            if self.resource is not STUDY or error.status not in (403, 404):
+                raise
+            # A chart without their CRD, or a Role from before them: runs must go on all the same.
+            if not self._is_missing:
+                log.warning("%s: %s; studies wait until they can be listed", self._name, error)
+            self._is_missing = True
+            return 0
+        self._is_missing = False
         listed = {item["metadata"]["uid"]: item for item in items}
         # Not in the list: made after it was taken, or gone. Only asking tells.
         doubtful = [item for uid, item in known.items() if uid not in listed]
@@ -133,8 +144,8 @@ class Informers:
         self._resync_seconds = resync_seconds
         self._watch_seconds = max(1, min(LONGEST_WATCH_SECONDS, resync_seconds))
         self._children = list(self._of(CHILDREN))
-        # Runs are listed and watched by kopf: here they are only compared.
-        self._runs = list(self._of((RUN,)))
+        # Runs and studies are listed and watched by kopf: here they are only compared.
+        self._parents = list(self._of((RUN, STUDY)))
         self._workloads: dict[Informer, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -152,7 +163,7 @@ class Informers:
     async def compare(self) -> int:
         """Compare everything with fresh lists; how many objects were not as they are."""
         missed = 0
-        for informer in (*self._runs, *self._children, *self._workloads):
+        for informer in (*self._parents, *self._children, *self._workloads):
             missed += await informer.compare()
         return missed
 

@@ -26,7 +26,7 @@ from rewarm_operator.cluster import Access, ApiError, HttpCluster
 from rewarm_operator.environment import Configuration
 from rewarm_operator.executor import Executor
 from rewarm_operator.guard import GuardedSite
-from rewarm_operator.handlers import RunWatch, self_contained_kubeconfig
+from rewarm_operator.handlers import Watch, self_contained_kubeconfig
 from rewarm_operator.informers import LONGEST_WATCH_SECONDS, Informers
 from rewarm_operator.lease import LeaderLease
 from rewarm_operator.metrics import CONTENT_TYPE, Metrics, Sources
@@ -35,14 +35,17 @@ from rewarm_operator.queue import Queue
 from rewarm_operator.reconcile import decide
 from rewarm_operator.recorder import EventRecorder
 from rewarm_operator.registry import RegistryWorker
-from rewarm_operator.resources import RUN
+from rewarm_operator.resources import RUN, STUDY
 from rewarm_operator.store import Key, Store
+from rewarm_operator.studying import decide_study
 from rewarm_operator.visitor import Visitor
 
 log = logging.getLogger("rewarm.operator")
 
 _CRD_SECONDS = 5.0
 _DRAIN_SECONDS = 5.0
+_STUDY_VISITS = 2
+"""At once: there are few studies, and their runs come first."""
 
 
 class Operator:
@@ -57,7 +60,7 @@ class Operator:
         self.lease = LeaderLease(
             self.cluster, settings.operator_namespace, settings.lease_name, identity, settings.lease_seconds
         )
-        self.store = Store(lambda key: self.queue.add(key))
+        self.store = Store(lambda key: self.queue.add(key), on_study_change=lambda key: self.studies.add(key))
         self.recorder = EventRecorder(self.cluster, identity)
         self.registry = RegistryWorker(
             self.store.registry,
@@ -68,19 +71,22 @@ class Operator:
         executor = Executor(self.cluster, self.store, self.recorder, self.registry.submit)
         self.metrics = Metrics(
             Sources(
-                depth=lambda: self.queue.depth,
+                depth=lambda: self.queue.depth + self.studies.depth,
                 leading=lambda: self.lease.holds(),
                 requests=lambda: dict(self.cluster.requests),
                 runs=lambda: list(self.store.runs.values()),
                 heartbeats=lambda: {uid: beat.received for uid, beat in self.store.heartbeats().items()},
             )
         )
-        self.visitor = Visitor(self.store, executor, settings, decide, self.metrics.took)
+        self.visitor = Visitor(self.store.observe, executor, settings, decide, self.metrics.took)
         self.queue: Queue[Key] = Queue(self.visitor.visit)
+        study_executor = Executor(self.cluster, self.store, self.recorder, self.registry.submit, STUDY)
+        study_visitor = Visitor(self.store.observe_study, study_executor, settings, decide_study, self.metrics.took)
+        self.studies: Queue[Key] = Queue(study_visitor.visit, _STUDY_VISITS)
         self.informers = Informers(self.cluster, self.store, settings.namespaces, settings.resync_seconds)
         self.progress = ProgressServer(self.cluster, self.store, self.lease.holds)
         watch_seconds = max(1, min(LONGEST_WATCH_SECONDS, settings.resync_seconds))
-        self.watch = RunWatch(access, settings.namespaces, watch_seconds, self._told)
+        self.watch = Watch(access, settings.namespaces, watch_seconds, self._told)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises what ended it otherwise."""
@@ -108,10 +114,10 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.informers.run())
             await self.informers.synced()
-            # kopf does not say when it has listed the runs; the comparison lists them as well.
+            # kopf does not say when it has listed runs and studies; the comparison lists them as well.
             await self._compare()
             self.synced = True
-            log.info("synced: %d runs", len(self.store.runs))
+            log.info("synced: %d runs, %d studies", len(self.store.runs), len(self.store.studies))
             await self.lease.acquire()
             group.create_task(self.lease.keep())
             # What the operator before this one has just written must be seen before anything is decided.
@@ -119,7 +125,10 @@ class Operator:
             self.store.leading_since = datetime.now(UTC)
             for key in list(self.store.runs):
                 self.queue.add(key)
+            for key in list(self.store.studies):
+                self.studies.add(key)
             self.queue.open()
+            self.studies.open()
 
     async def _await_crd(self) -> None:
         """kopf looks for the kind once, at its start: it must be there by then."""
@@ -148,7 +157,7 @@ class Operator:
     async def _end(self) -> None:
         """No new visit; those that run end, events leave, and the next operator may begin at once."""
         try:
-            await asyncio.wait_for(self.queue.close(), _DRAIN_SECONDS)
+            await asyncio.wait_for(asyncio.gather(self.queue.close(), self.studies.close()), _DRAIN_SECONDS)
         except TimeoutError:
             log.warning("a visit did not end in time; what it was doing is done again by the next operator")
         if self.lease.holds():
@@ -156,11 +165,11 @@ class Operator:
         await self.lease.release()
         self.watch.stop()
 
-    def _told(self, kind: str | None, item: dict[str, Any]) -> None:
-        if kind == "DELETED":
-            self.store.remove(RUN.kind, item)
+    def _told(self, kind: str, event: str | None, item: dict[str, Any]) -> None:
+        if event == "DELETED":
+            self.store.remove(kind, item)
         else:
-            self.store.put(RUN.kind, item)
+            self.store.put(kind, item)
 
     # -- servers -------------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._visits = Histogram(
             "rewarm_operator_reconcile_seconds",
-            "How long visits to runs took, by how they ended.",
+            "How long visits to runs and studies took, by how they ended.",
             ["result"],
             buckets=_BUCKETS,
             registry=self._registry,

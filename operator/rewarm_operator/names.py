@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from rewarm_operator.resources import ATTEMPT_LABEL, FINALIZER, ROLE_LABEL, RUN_LABEL, UID_LABEL
+from rewarm_operator.resources import ATTEMPT_LABEL, FINALIZER, ROLE_LABEL, RUN_LABEL, STUDY_LABEL, UID_LABEL
 
-__all__ = ["ATTEMPT_LABEL", "FINALIZER", "ROLE_LABEL", "RUN_LABEL", "UID_LABEL"]
+__all__ = ["ATTEMPT_LABEL", "FINALIZER", "ROLE_LABEL", "RUN_LABEL", "STUDY_LABEL", "UID_LABEL"]
 
 TRAINER = "trainer"
 PREPARE = "prepare"
+FIT = "fit"
 
 ATTEMPT_ANNOTATION = "rewarm.dev/attempt"
 """Of a pod: the text of attempt.json."""
@@ -19,6 +20,10 @@ AUTHORITY_DIGEST_ANNOTATION = "rewarm.dev/progress-ca-digest"
 """Of a pod: which authority it trusts, in short; a pod with another one cannot report and is never taken for hung."""
 SPENT_ANNOTATION = "rewarm.dev/spent"
 """Of a prepare Job: counts when it was made, so that its end is counted once."""
+MADE_AS_ANNOTATION = "rewarm.dev/made-as"
+"""Of a run of a study: digest of the experiment that the study asked for when it was made."""
+STUDY_ANNOTATION = "rewarm.dev/study-manifest"
+"""Of a fit pod: the study, and the cluster's defaults, as JSON."""
 PROMOTE_ANNOTATION = "rewarm.dev/promote"
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -27,6 +32,8 @@ INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 CONTAINER = "trainer"
 SNAPSHOT_KEY = "snapshot.json"
+STUDY_KEY = "study.json"
+"""Of the file that a fit pod reads; its artefact has the same name, in the study's own folder."""
 RENDEZVOUS_PORT = 29500
 METRICS_PORT = 9400
 
@@ -35,6 +42,10 @@ _ATTEMPT = re.compile(r"-a([1-9][0-9]*)$")
 
 def prepare_job(run: str) -> str:
     return f"{run}-prepare"
+
+
+def fit_job(study: str) -> str:
+    return f"{study}-fit"
 
 
 def attempt_job(run: str, number: int) -> str:

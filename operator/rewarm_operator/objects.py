@@ -1,4 +1,5 @@
-"""The objects that a run owns, exactly as they are posted: ConfigMap, Service, prepare Job, attempt Job. Pure.
+"""The objects that a run owns, exactly as they are posted: ConfigMap, Service, prepare Job, attempt Job; and a study's:
+runs and fit Job. Pure.
 
 Tables: operator.md, "Objects and names" and "Job fields of an attempt". Created once, never patched.
 """
@@ -11,9 +12,10 @@ from typing import Any
 
 from rewarm_api.operation import Compute
 from rewarm_api.run import API_VERSION, KIND
+from rewarm_api.study_runs import ChildRun
 from rewarm_operator import names, pod_objects
 from rewarm_operator.pod_objects import PodFacts
-from rewarm_operator.resources import owner_uids
+from rewarm_operator.resources import STUDY, owner_uids
 
 Json = dict[str, Any]
 
@@ -88,6 +90,44 @@ def attempt_job(facts: PodFacts) -> Json:
         "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
     }
     return job
+
+
+def fit_job(facts: PodFacts, spent: Mapping[str, int]) -> Json:
+    """One pod on the CPU that fits the laws of a study. `spent`: how often that was tried before."""
+    template = pod_objects.fit_template(facts)
+    job = _job(facts, names.fit_job(facts.run_name), names.FIT, template)
+    job["metadata"]["labels"] = {**template["metadata"]["labels"], **_queue_labels(facts.compute)}
+    job["metadata"]["annotations"] = {names.SPENT_ANNOTATION: json.dumps(dict(spent), sort_keys=True)}
+    job["metadata"]["ownerReferences"] = [study_reference(facts.run)]
+    job["spec"] |= {"completions": 1, "parallelism": 1}
+    return job
+
+
+def study_run(study: Mapping[str, Any], child: ChildRun, made_as: str) -> Json:
+    """A run of a study; it is posted once and never patched."""
+    metadata = study["metadata"]
+    return {
+        **child.document,
+        "metadata": {
+            "name": child.name,
+            "namespace": metadata["namespace"],
+            "labels": {names.STUDY_LABEL: metadata["name"]},
+            "annotations": {names.MADE_AS_ANNOTATION: made_as},
+            "ownerReferences": [study_reference(study)],
+        },
+    }
+
+
+def study_reference(study: Mapping[str, Any]) -> Json:
+    """Makes the API server delete runs and fit Job with their study. Blocking its deletion would take a right more."""
+    metadata = study["metadata"]
+    return {
+        "apiVersion": STUDY.version,
+        "kind": STUDY.kind,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+    }
 
 
 def _job(facts: PodFacts, name: str, role: str, template: Json) -> Json:

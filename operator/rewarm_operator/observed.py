@@ -45,6 +45,24 @@ class Registry:
 
 
 @dataclass(frozen=True)
+class ObservedStudy:
+    """Everything a decision about one study reads."""
+
+    study: Object
+    """The MixtureStudy as the API server has it (metadata, spec, status)."""
+    now: datetime
+    runs: tuple[Object, ...] = ()
+    """ContinualRuns that it owns."""
+    jobs: tuple[Object, ...] = ()
+    """Jobs that it owns: at most the one that fits."""
+    pods: tuple[Object, ...] = ()
+    collisions: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
+    last_status_patch: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything a decision about one run reads. Times are aware datetimes in UTC."""
 

@@ -42,6 +42,8 @@ class PodFacts:
     retries: Mapping[str, int] | None = None
     on_forgetting: str = "Warn"
     tracking_run_id: str = ""
+    study: str = ""
+    """Text of study.json, of a pod that fits a study (`run` is the study then); empty: a pod of a run."""
 
     @property
     def run_name(self) -> str:
@@ -63,7 +65,7 @@ class PodFacts:
     @property
     def reports(self) -> bool:
         """Whether pods have a place to report to."""
-        return bool(self.settings.progress_url and self.settings.progress_ca)
+        return bool(self.settings.progress_url and self.settings.progress_ca) and not self.study
 
 
 def authority_digest(authority: str) -> str:
@@ -90,9 +92,24 @@ def attempt_template(facts: PodFacts) -> Json:
     return template
 
 
+def fit_template(facts: PodFacts) -> Json:
+    """Of the one pod that fits the laws of a study."""
+    template = _on_the_cpu(facts, names.FIT, "study")
+    metadata = template["metadata"]
+    # Network policies know our pods by the label of a run.
+    own = {names.RUN_LABEL: names.fit_job(facts.run_name), names.STUDY_LABEL: facts.run_name}
+    metadata["labels"] |= own
+    metadata["annotations"][names.STUDY_ANNOTATION] = facts.study
+    return template
+
+
 def prepare_template(facts: PodFacts) -> Json:
     """Of the one pod that prepares: it needs no GPU, so no GPU waits for it."""
-    template = _template(facts, names.PREPARE, "prepare")
+    return _on_the_cpu(facts, names.PREPARE, "prepare")
+
+
+def _on_the_cpu(facts: PodFacts, role: str, command: str) -> Json:
+    template = _template(facts, role, command)
     cpu, memory = facts.settings.prepare_cpu, facts.settings.prepare_memory
     template["spec"]["containers"][0]["resources"] = {
         "requests": {"cpu": cpu, "memory": memory},
@@ -199,6 +216,8 @@ def _environment(facts: PodFacts) -> Iterator[Json]:
 
 def _own_environment(facts: PodFacts) -> dict[str, str]:
     compute = facts.compute
+    if facts.study:
+        return {"HOME": _WORK, "REWARM_NAMESPACE": facts.namespace, "REWARM_CLAIMS": _CLAIMS}
     values = {
         "HOME": _WORK,
         "REWARM_RUN": facts.run_name,
@@ -255,7 +274,8 @@ def _volumes(facts: PodFacts) -> Iterator[Json]:
     work: Json = {"sizeLimit": facts.settings.scratch_size_limit} if facts.settings.scratch_size_limit else {}
     gpus = facts.attempt and facts.compute.gpus_per_node
     yield {"name": "rewarm-configuration", "projected": {"sources": _configuration(facts)}}
-    yield {"name": "rewarm-token", "projected": {"sources": [{"serviceAccountToken": token}]}}
+    if not facts.study:
+        yield {"name": "rewarm-token", "projected": {"sources": [{"serviceAccountToken": token}]}}
     yield {"name": "rewarm-work", "emptyDir": work}
     yield {"name": "rewarm-tmp", "emptyDir": {}}
     yield {"name": "rewarm-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi" if gpus else "1Gi"}}
@@ -267,6 +287,8 @@ def _configuration(facts: PodFacts) -> list[Json]:
     def annotation(path: str, name: str) -> Json:
         return {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{name}']"}}
 
+    if facts.study:
+        return [{"downwardAPI": {"items": [annotation(names.STUDY_KEY, names.STUDY_ANNOTATION)]}}]
     return [
         {"configMap": {"name": facts.run_name, "items": [{"key": names.SNAPSHOT_KEY, "path": names.SNAPSHOT_KEY}]}},
         {
@@ -282,7 +304,8 @@ def _configuration(facts: PodFacts) -> list[Json]:
 
 def _mounts(facts: PodFacts) -> Iterator[Json]:
     yield {"name": "rewarm-configuration", "mountPath": _CONFIGURATION, "readOnly": True}
-    yield {"name": "rewarm-token", "mountPath": _TOKEN_FOLDER, "readOnly": True}
+    if not facts.study:
+        yield {"name": "rewarm-token", "mountPath": _TOKEN_FOLDER, "readOnly": True}
     yield {"name": "rewarm-work", "mountPath": _WORK}
     yield {"name": "rewarm-tmp", "mountPath": "/tmp"}
     yield {"name": "rewarm-shm", "mountPath": "/dev/shm"}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from rewarm_api.reported import Termination, one_line
+from rewarm_api.messages import one_line
+from rewarm_api.reported import Termination
 from rewarm_operator import moments
 from rewarm_operator.names import ATTEMPT_LABEL, CONTAINER, INDEX_ANNOTATION
 from rewarm_operator.observed import Object

@@ -1,4 +1,4 @@
-"""Events on runs: posted in the background, repeats counted on one Event, never a reason to wait or to fail.
+"""Events on runs and studies: posted in the background, repeats counted on one, never a reason to wait or to fail.
 
 The same reason and message within ten minutes become one Event with a count. When more is told than the API server
 takes, the newest is dropped and counted: an Event is a courtesy, the status is the truth.
@@ -17,7 +17,7 @@ from typing import Any
 
 from rewarm_operator.actions import Emit
 from rewarm_operator.cluster import ApiError, Cluster, NotLeading
-from rewarm_operator.resources import EVENT, RUN
+from rewarm_operator.resources import EVENT, PARENTS, RUN
 
 log = logging.getLogger("rewarm.events")
 
@@ -63,10 +63,10 @@ class EventRecorder:
         self.dropped = 0
 
     def emit(self, run: Json, event: Emit) -> None:
-        metadata = run["metadata"]
+        metadata, kind = run["metadata"], PARENTS[run.get("kind", RUN.kind)]
         reference = {
-            "apiVersion": RUN.version,
-            "kind": RUN.kind,
+            "apiVersion": kind.version,
+            "kind": kind.kind,
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],

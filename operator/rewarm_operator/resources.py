@@ -8,6 +8,8 @@ from typing import Any
 
 RUN_LABEL = "rewarm.dev/run"
 UID_LABEL = "rewarm.dev/run-uid"
+"""Uid of the run; on the fit Job of a study: of the study."""
+STUDY_LABEL = "rewarm.dev/study"
 ATTEMPT_LABEL = "rewarm.dev/attempt"
 ROLE_LABEL = "rewarm.dev/role"
 FINALIZER = "rewarm.dev/run"
@@ -33,6 +35,7 @@ class Resource:
 
 
 RUN = Resource("ContinualRun", "rewarm.dev/v1alpha1", "continualruns")
+STUDY = Resource("MixtureStudy", "rewarm.dev/v1alpha1", "mixturestudies")
 JOB = Resource("Job", "batch/v1", "jobs")
 POD = Resource("Pod", "v1", "pods")
 CONFIG_MAP = Resource("ConfigMap", "v1", "configmaps")
@@ -43,7 +46,8 @@ TOKEN_REVIEW = Resource("TokenReview", "authentication.k8s.io/v1", "tokenreviews
 
 KUEUE_GROUP = "kueue.x-k8s.io"
 CHILDREN = (JOB, POD, CONFIG_MAP, SERVICE)
-CREATED = {resource.kind: resource for resource in (JOB, CONFIG_MAP, SERVICE)}
+CREATED = {resource.kind: resource for resource in (JOB, CONFIG_MAP, SERVICE, RUN)}
+PARENTS = {resource.kind: resource for resource in (RUN, STUDY)}
 
 
 def workload(version: str) -> Resource:

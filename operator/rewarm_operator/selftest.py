@@ -25,7 +25,9 @@ Right = tuple[str, str, str]
 
 READ = ("get", "list", "watch")
 _IN_NAMESPACES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("rewarm.dev", "continualruns"): (*READ, "patch"),
+    ("rewarm.dev", "continualruns"): (*READ, "create", "patch"),
+    ("rewarm.dev", "mixturestudies"): READ,
+    ("rewarm.dev", "mixturestudies/status"): ("patch",),
     ("rewarm.dev", "continualruns/status"): ("patch",),
     ("rewarm.dev", "continualruns/finalizers"): ("update",),
     ("batch", "jobs"): (*READ, "create", "delete"),

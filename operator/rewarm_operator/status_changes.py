@@ -9,7 +9,7 @@ from typing import Any
 _MAY_WAIT = frozenset(
     {
         "progress", "learningRate", "phase", "evaluation", "forgetting", "gain", "gates", "replay", "checkpoint",
-        "committedStep", "summary", "counts", "attempts", "conditions",
+        "committedStep", "runs", "summary", "counts", "attempts", "conditions",
     }
 )  # fmt: skip
 """What heartbeats move; of the last three only parts (see `is_quiet`)."""

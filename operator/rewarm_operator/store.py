@@ -1,7 +1,8 @@
-"""The operator's picture of the cluster: runs and their children by uid, newest version wins, whoever brings it.
+"""What the operator knows of the cluster: runs, studies, their children by uid; the newest version wins.
 
-Fed by kopf (runs), by informers (children), by the answers to our own writes, and by LIST-and-compare. Decides nothing:
-it says which run a change belongs to (`on_change`) and puts together what a decision reads (`observe`).
+Fed by kopf (runs, studies), by informers (children), by the answers to our own writes, and by LIST-and-compare. Decides
+nothing: it says which run or study a change belongs to (`on_change`, `on_study_change`) and puts together what a
+decision reads (`observe`, `observe_study`).
 Used from one event loop only.
 """
 
@@ -16,19 +17,20 @@ from typing import Any
 
 from rewarm_operator import trim
 from rewarm_operator.last_words import LastWords, place
-from rewarm_operator.observed import Heartbeat, Observed, Registry
-from rewarm_operator.resources import UID_LABEL, owner_uids, revision
+from rewarm_operator.observed import Heartbeat, Observed, ObservedStudy, Registry
+from rewarm_operator.resources import PARENTS, RUN, STUDY, UID_LABEL, owner_uids, revision
+from rewarm_operator.study_runs import gist, studies_of
 
 Json = dict[str, Any]
 Key = tuple[str, str]
-"""Namespace and name of a run."""
+"""Namespace and name of a run, or of a study."""
 
 _TOMBSTONES = 4096
 
 
 @dataclass
 class Children:
-    """What belongs to one run, by kind and name."""
+    """What belongs to one run or study, by kind and name."""
 
     jobs: dict[str, Json] = field(default_factory=dict)
     pods: dict[str, Json] = field(default_factory=dict)
@@ -47,7 +49,7 @@ class Children:
 
 @dataclass
 class Known:
-    """What no object of the API server says about one run."""
+    """What no object of the API server says about one run or study."""
 
     collisions: dict[str, None] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -63,12 +65,19 @@ class Store:
     `clock`: monotonic seconds, by which deleted pods are forgotten.
     """
 
-    def __init__(self, on_change: Callable[[Key], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._on_change = on_change
+    def __init__(
+        self,
+        on_change: Callable[[Key], None],
+        clock: Callable[[], float] = time.monotonic,
+        on_study_change: Callable[[Key], None] = lambda key: None,
+    ) -> None:
+        self._on_change = {RUN.kind: on_change, STUDY.kind: on_study_change}
         self.runs: dict[Key, Json] = {}
+        self.studies: dict[Key, Json] = {}
         self.kueue_installed = False
         self.leading_since: datetime | None = None
-        self._key_of: dict[str, Key] = {}
+        self._place_of: dict[str, tuple[str, Key]] = {}
+        self._runs_of: dict[str, dict[Key, None]] = {}
         self._children: dict[str, Children] = {}
         self._known: dict[str, Known] = {}
         self._workloads: dict[str, dict[str, Json]] = {}
@@ -84,8 +93,8 @@ class Store:
         uid = item["metadata"].get("uid")
         if not uid or uid in self._gone:
             return
-        if kind == "ContinualRun":
-            self._put_run(item)
+        if kind in PARENTS:
+            self._put_parent(kind, item)
         elif kind == "Workload":
             self._put_workload(item)
         elif run_uid := _run_uid(item):
@@ -98,8 +107,8 @@ class Store:
         self._gone[uid] = None
         if len(self._gone) > _TOMBSTONES:
             self._gone.popitem(last=False)
-        if kind == "ContinualRun":
-            self._remove_run((metadata["namespace"], metadata["name"]), uid)
+        if kind in PARENTS:
+            self._remove_parent(kind, (metadata["namespace"], metadata["name"]), uid)
         elif kind == "Workload":
             self._remove_workload(metadata["name"], uid)
         elif run_uid := _run_uid(item):
@@ -115,35 +124,35 @@ class Store:
 
     def heard(self, uid: str, heartbeat: Heartbeat) -> None:
         """Rank 0 said something."""
-        if uid in self._key_of:
+        if uid in self._place_of:
             self._of(uid).heartbeat = heartbeat
             self._changed(uid)
 
     def tracked(self, uid: str, registry: Registry) -> None:
         """MLflow answered, or did not."""
-        if uid in self._key_of and self._of(uid).registry != registry:
+        if uid in self._place_of and self._of(uid).registry != registry:
             self._of(uid).registry = registry
             self._changed(uid)
 
     def collided(self, uid: str, name: str, found: bool) -> None:
         """`Kind/name` is there and is somebody else's; `found` False: no longer."""
-        if uid in self._key_of and _set(self._of(uid).collisions, name, None, found):
+        if uid in self._place_of and _set(self._of(uid).collisions, name, None, found):
             self._changed(uid)
 
     def refused(self, uid: str, name: str, message: str) -> None:
         """The API server refuses to create `Kind/name`, for this reason; an empty one: no longer."""
-        if uid in self._key_of and _set(self._of(uid).refused, name, message, bool(message)):
+        if uid in self._place_of and _set(self._of(uid).refused, name, message, bool(message)):
             self._changed(uid)
 
     def left_out(self, uid: str, changes: Json) -> None:
         """Changes of the status, by field, that the API server refuses; empty: it takes all of them."""
-        if uid in self._key_of and self._of(uid).unwritten != changes:
+        if uid in self._place_of and self._of(uid).unwritten != changes:
             self._of(uid).unwritten = changes
             self._changed(uid)
 
     def patched(self, uid: str, now: datetime) -> None:
-        """This process has just patched the run's status."""
-        if uid in self._key_of:
+        """This process has just patched the status."""
+        if uid in self._place_of:
             self._of(uid).patched = now
 
     def look_again(self, uid: str) -> None:
@@ -154,27 +163,32 @@ class Store:
         if installed != self.kueue_installed:
             self.kueue_installed = installed
             for key in self.runs:
-                self._on_change(key)
+                self._on_change[RUN.kind](key)
 
     # -- what is read --------------------------------------------------------------------------------------------------
 
     def key(self, uid: str) -> Key | None:
         """Of the run with this uid."""
-        return self._key_of.get(uid)
+        kind, key = self._place_of.get(uid, ("", None))
+        return key if kind == RUN.kind else None
+
+    def parents(self, kind: str) -> dict[Key, Json]:
+        """All runs, or all studies."""
+        return self.runs if kind == RUN.kind else self.studies
 
     def registry(self, uid: str) -> Registry | None:
         """What MLflow answered for the run; None when there is no such run."""
-        return self._of(uid).registry if uid in self._key_of else None
+        return self._of(uid).registry if uid in self._place_of else None
 
     def unwritten(self, uid: str) -> Json:
         """What `left_out` said last."""
-        return self._of(uid).unwritten if uid in self._key_of else {}
+        return self._of(uid).unwritten if uid in self._place_of else {}
 
     def heartbeats(self) -> dict[str, Heartbeat]:
         return {uid: known.heartbeat for uid, known in self._known.items() if known.heartbeat}
 
     def jobs(self, uid: str) -> list[Json]:
-        """Jobs of a run: those that it owns, not those that only carry its label."""
+        """Jobs of a run or study: those that it owns, not those that only carry its label."""
         return [job for job in self._children_of(uid).jobs.values() if uid in owner_uids(job)]
 
     def pods(self, uid: str) -> list[Json]:
@@ -213,29 +227,66 @@ class Store:
             last_status_patch=known.patched,
         )
 
-    # -- runs ----------------------------------------------------------------------------------------------------------
+    def observe_study(self, key: Key, now: datetime) -> ObservedStudy | None:
+        """What a decision about one study reads; None when the study is gone."""
+        study = self.studies.get(key)
+        if study is None:
+            return None
+        uid = study["metadata"]["uid"]
+        known = self._known.get(uid) or Known()
+        return ObservedStudy(
+            study=study,
+            now=now,
+            runs=tuple(self.runs[each] for each in sorted(self._runs_of.get(uid, ()))),
+            jobs=tuple(self.jobs(uid)),
+            pods=(*self._last_words.of(uid), *self._children_of(uid).pods.values()),
+            collisions=tuple(known.collisions),
+            refused=dict(known.refused),
+            unwritten=tuple(sorted(known.unwritten)),
+            last_status_patch=known.patched,
+        )
 
-    def _put_run(self, item: Json) -> None:
+    # -- runs and studies ----------------------------------------------------------------------------------------------
+
+    def _put_parent(self, kind: str, item: Json) -> None:
         metadata = item["metadata"]
         key = (metadata["namespace"], metadata["name"])
-        known = self.runs.get(key)
+        named = self.parents(kind)
+        known = named.get(key)
         if known is not None and revision(known) >= revision(item):
             return
         if known is not None and known["metadata"]["uid"] != metadata["uid"]:
             self._forget(known["metadata"]["uid"])
-        self.runs[key] = trim.run(item)
-        self._key_of[metadata["uid"]] = key
-        self._on_change(key)
+        named[key] = trim.run(item)
+        self._place_of[metadata["uid"]] = (kind, key)
+        self._on_change[kind](key)
+        if kind == RUN.kind:
+            self._tell_studies(key, known, named[key])
 
-    def _remove_run(self, key: Key, uid: str) -> None:
-        known = self.runs.get(key)
+    def _remove_parent(self, kind: str, key: Key, uid: str) -> None:
+        named = self.parents(kind)
+        known = named.get(key)
         if known is not None and known["metadata"]["uid"] == uid:
-            del self.runs[key]
-            self._on_change(key)
+            del named[key]
+            self._on_change[kind](key)
+            if kind == RUN.kind:
+                self._tell_studies(key, known, None)
         self._forget(uid)
 
+    def _tell_studies(self, key: Key, before: Json | None, after: Json | None) -> None:
+        """A study is to be decided anew when one of its runs comes, ends or goes; not at each of its steps."""
+        old, new = studies_of(before), studies_of(after)
+        for uid in old - new:
+            self._runs_of[uid].pop(key, None)
+            if not self._runs_of[uid]:
+                del self._runs_of[uid]
+        for uid in new:
+            self._runs_of.setdefault(uid, {})[key] = None
+        for uid in old ^ new if gist(before) == gist(after) else old | new:
+            self._changed(uid)
+
     def _forget(self, uid: str) -> None:
-        self._key_of.pop(uid, None)
+        self._place_of.pop(uid, None)
         self._known.pop(uid, None)
         self._last_words.forget(uid)
 
@@ -276,7 +327,7 @@ class Store:
 
     def _keep_last_words(self, run_uid: str, pod: Json) -> None:
         others = self._children_of(run_uid).pods.values()
-        if run_uid in self._key_of and place(pod) not in map(place, others):
+        if run_uid in self._place_of and place(pod) not in map(place, others):
             self._last_words.keep(run_uid, pod)
 
     def _put_workload(self, item: Json) -> None:
@@ -305,8 +356,8 @@ class Store:
         return self._known.setdefault(uid, Known())
 
     def _all(self, kind: str) -> Iterator[Json]:
-        if kind == "ContinualRun":
-            yield from self.runs.values()
+        if kind in PARENTS:
+            yield from self.parents(kind).values()
         elif kind == "Workload":
             for named in self._workloads.values():
                 yield from named.values()
@@ -315,9 +366,9 @@ class Store:
                 yield from children.of(kind).values()
 
     def _changed(self, uid: str) -> None:
-        key = self._key_of.get(uid)
-        if key is not None:
-            self._on_change(key)
+        if uid in self._place_of:
+            kind, key = self._place_of[uid]
+            self._on_change[kind](key)
 
 
 def _alike(known: Json, kept: Json) -> bool:

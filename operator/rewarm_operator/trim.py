@@ -22,7 +22,9 @@ _POD_STATUS = (
 )  # fmt: skip
 _CONTAINER = ("name", "state", "lastState", "restartCount", "ready", "exitCode", "image")
 # Long, and others' business: the trainer reads the one in the pod, kubectl the other.
-_HEAVY_ANNOTATIONS = ("rewarm.dev/progress-ca", "kubectl.kubernetes.io/last-applied-configuration")
+_HEAVY_ANNOTATIONS = (
+    "rewarm.dev/progress-ca", "rewarm.dev/study-manifest", "kubectl.kubernetes.io/last-applied-configuration",
+)  # fmt: skip
 
 
 def run(item: Json) -> Json:
@@ -70,6 +72,7 @@ def identity(item: Json) -> Json:
 
 TRIMMERS: Mapping[str, Callable[[Json], Json]] = {
     "ContinualRun": run,
+    "MixtureStudy": run,
     "Pod": pod,
     "Job": job,
     "ConfigMap": config_map,

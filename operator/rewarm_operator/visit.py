@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from rewarm_api.operation import Compute, Retries
 from rewarm_operator import conditions, moments, names, pods, snapshots
-from rewarm_operator.actions import Action, Create, Decision, Emit, PatchStatus
+from rewarm_operator.actions import Decision, PatchStatus
+from rewarm_operator.look import Look
 from rewarm_operator.observed import Object, Observed
 from rewarm_operator.settings import Settings
 from rewarm_operator.status_changes import changes_of, is_quiet
@@ -30,45 +30,18 @@ _TOLD_BY_US = (
 """Reasons of Degraded that each visit finds out anew; others came with a heartbeat."""
 
 
-def copied(value: Any) -> Any:
-    """A deep copy of JSON; `copy.deepcopy` took a quarter of a visit's time."""
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    return [copied(item) for item in value] if isinstance(value, list) else value
-
-
-class Visit:
-    """Made anew for each decision."""
+class Visit(Look):
+    """Made anew for each decision about a run."""
 
     def __init__(self, observed: Observed, settings: Settings) -> None:
-        self.observed = observed
-        self.settings = settings
-        self.run: Object = observed.run
-        metadata = self.run["metadata"]
-        self.name, self.namespace, self.uid = str(metadata["name"]), str(metadata["namespace"]), str(metadata["uid"])
-        self.generation = int(metadata.get("generation") or 1)
-        self.stored: Json = dict(self.run.get("status") or {})
-        self.status: Json = copied(self.stored)
-        self.said: dict[str, conditions.Fact] = {}
-        self.deletes: list[Action] = []
-        self.after: list[Action] = []
-        self.events: list[Emit] = []
-        self.look_again: float | None = None
+        super().__init__(observed.run, observed, settings)
+        self.observed, self.run = observed, observed.run
         self.has_heard = False
         """A heartbeat of the attempt that runs is in the status that is being written."""
         self.waits_for_job = False
         """The one write of a transition comes once the Job that this decision posts is seen."""
 
     # -- what is read --------------------------------------------------------------------------------------------------
-
-    @property
-    def now(self) -> datetime:
-        return self.observed.now
-
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.run.get("spec") or {}
-        return found
 
     @property
     def is_suspended(self) -> bool:
@@ -123,49 +96,12 @@ class Visit:
                 found[number] = job
         return dict(sorted(found.items()))
 
-    def stored_condition(self, kind: str) -> Mapping[str, Any]:
-        return conditions.find(self.stored, kind)
-
-    def is_true(self, kind: str) -> bool:
-        """Whether the status says so already, or will after this visit."""
-        fact = self.said.get(kind)
-        return fact.status == "True" if fact else self.stored_condition(kind).get("status") == "True"
-
     # -- what is written -----------------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Json:
         found: Json = self.status.setdefault("counts", {"attempts": 1, "failures": 0, "disruptions": 0})
         return found
-
-    def say(self, kind: str, status: Literal["True", "False", "Unknown"], reason: str, message: str = "") -> None:
-        """A condition; the last word of a visit stands."""
-        self.said[kind] = conditions.Fact(status, reason, message)
-
-    def emit(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """An Event; it goes out with the status that tells the same, so once per transition."""
-        self.events.append(Emit(type_, reason, message))
-
-    def create(self, body: Json) -> None:
-        """Ask for an object. If its name is taken, or it is refused, the status says so and it is asked for again."""
-        name = f"{body['kind']}/{body['metadata']['name']}"
-        if name in self.observed.collisions:
-            mend = "delete or rename it, or give the run another name"
-            self.say("Degraded", "True", "NameCollision", f"{name} exists and belongs to something else; {mend}")
-            self.say("Stalled", "True", "NameCollision", f"{name} exists and belongs to something else; {mend}")
-        elif name in self.observed.refused:
-            self.say("Stalled", "True", "CreateRefused", f"{name} is refused: {self.observed.refused[name]}")
-        self.after.append(Create(body))
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether an object that this run needs could not be made when it was asked for last."""
-        return bool(self.observed.collisions or self.observed.refused)
-
-    def wake(self, seconds: float | None) -> None:
-        """Look again after this many seconds, or sooner."""
-        if seconds is not None:
-            self.look_again = seconds if self.look_again is None else min(self.look_again, seconds)
 
     def keep_health(self) -> None:
         """Stalled and Degraded where nobody said otherwise; what a heartbeat told stays until one says more."""
@@ -201,7 +137,7 @@ class Visit:
 
     def decision(self) -> Decision:
         """The status first: all else stands on it. Events next, since an object that is refused ends the list."""
-        self._tell_stalls()
+        self.tell_stalls()
         self._count_training()
         conditions.write(self.status, self.said, self.generation, moments.written(self.now))
         self.status["observedGeneration"] = self.generation
@@ -213,10 +149,6 @@ class Visit:
             return Decision(self.objects_only(), self.look_again)
         patch = PatchStatus(changes, str(self.run["metadata"].get("resourceVersion", "")))
         return Decision((patch, *self.events, *self.deletes, *self.after), self.look_again)
-
-    def objects_only(self) -> tuple[Action, ...]:
-        """What is to be done beside the status: Jobs go before others come."""
-        return (*self.deletes, *self.after)
 
     def _count_training(self) -> None:
         """When the pods stop running, the time that they ran is added up: attempts may be many, or wait for days."""
@@ -232,13 +164,6 @@ class Visit:
         if last is None:
             return 0.0
         return self.settings.status_interval_seconds - moments.seconds_between(last, self.now)
-
-    def _tell_stalls(self) -> None:
-        """An Event when the run starts to need help, and names what it needs."""
-        fact, before = self.said.get("Stalled"), self.stored_condition("Stalled")
-        told = {event.reason for event in self.events}
-        if fact is not None and fact.status == "True" and fact.reason not in (before.get("reason"), *told):
-            self.emit("Warning", fact.reason, fact.message)
 
 
 def _read(text: str) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One visit to one run: observe, decide, do. The only place where the three meet."""
+"""One visit to one run or study: observe, decide, do. The only place where the three meet."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from rewarm_operator.actions import Decision
 from rewarm_operator.cluster import NotLeading
 from rewarm_operator.executor import Executor
-from rewarm_operator.observed import Observed
 from rewarm_operator.queue import Again
 from rewarm_operator.settings import Settings
-from rewarm_operator.store import Key, Store
+from rewarm_operator.store import Key
 
 log = logging.getLogger("rewarm.visitor")
 
-Decide = Callable[[Observed, Settings], Decision]
+Seen = TypeVar("Seen")
 
 
-class Visitor:
+class Visitor(Generic[Seen]):
     """What the queue calls. `took` gets (result, seconds) of every visit: done, unchanged, again, gone or error."""
 
     def __init__(
         self,
-        store: Store,
+        observe: Callable[[Key, datetime], Seen | None],
         executor: Executor,
         settings: Settings,
-        decide: Decide,
+        decide: Callable[[Seen, Settings], Decision],
         took: Callable[[str, float], None],
     ) -> None:
-        self._store, self._executor, self._settings = store, executor, settings
+        self._observe, self._executor, self._settings = observe, executor, settings
         self._decide, self._took = decide, took
 
     async def visit(self, key: Key) -> float | None:
-        """Seconds until the run wants a look although nothing changed; None: only on a change."""
+        """Seconds until the run (or study) wants a look although nothing changed; None: only on a change."""
         began, result = time.perf_counter(), "error"
         try:
             await self._executor.refresh(key)
-            observed = self._store.observe(key, datetime.now(UTC))
+            observed = self._observe(key, datetime.now(UTC))
             if observed is None:
                 result = "gone"
                 return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rewarm_operator import attempts, moments, pods
+from rewarm_operator.look import Look
 from rewarm_operator.observed import Object
 from rewarm_operator.visit import Visit
 
@@ -15,7 +16,7 @@ NO_PODS_SECONDS = 60
 """How long a Job may be without pods: making them takes a moment, unless they are refused."""
 
 
-def tell_waiting(visit: Visit, members: Sequence[Object], job: Object) -> None:
+def tell_waiting(visit: Look, members: Sequence[Object], job: Object) -> None:
     """What keeps a Job's pods from running, if anything is known to."""
     found = pods.waiting(members)
     if found is not None:

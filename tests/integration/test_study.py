@@ -8,12 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rewarm_api.manifest import read_manifest, set_path
+from rewarm_api.reported import Termination
 from rewarm_trainer.runlog import read_records
+from rewarm_trainer.stored import StoredRun
+from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "study.yaml"
@@ -190,3 +195,106 @@ def test_a_run_that_fails_ends_the_study_with_its_code(here, rewarm, changes):
     assert failed.returncode == 66
     assert "none/*.py" in failed.stderr
     assert not (here / "missing" / "study.json").exists()
+
+
+CLUSTER = {
+    "spec.template.spec.baseModel": "{s3: {uri: s3://models/base/}}",
+    "spec.template.spec.corpus.sources[0].uri": "s3://texts/code/*.txt",
+    "spec.template.spec.replay.sources[0].uri": "s3://texts/prose/*.txt",
+    "spec.template.spec.checkpoints": "{uri: 'claim://runs/team/'}",
+}
+
+
+@pytest.fixture(scope="module")
+def stored(studied, here):
+    """What the study's runs would have left on a claim, had they been trained by pods: the root of the claims."""
+    folder, _, _ = studied
+    claims = here / "claims"
+    (claims / "runs").mkdir(parents=True)
+    before = os.environ.get("REWARM_CLAIMS")
+    os.environ["REWARM_CLAIMS"] = str(claims)
+    for path in sorted((folder / "runs").iterdir()):
+        work = WorkFolder(path)
+        StoredRun.of(work, f"claim://runs/team/{read_snapshot(work).name}/").save()
+    if before is None:
+        del os.environ["REWARM_CLAIMS"]
+    return claims
+
+
+@pytest.fixture
+def fit(stored, tmp_path):
+    """The fit pod: its exit code, its last words and its log."""
+
+    def run(**changes: str) -> tuple[int, Termination | None, str]:
+        document = read_manifest(EXAMPLE)
+        for path, text in {**CLUSTER, **changes}.items():
+            set_path(document, path, text)
+        document["metadata"]["namespace"] = "team"
+        home = Path(tempfile.mkdtemp(dir=tmp_path))
+        defaults = {"checkpoints_uri": "", "cache_uri": "", "tracking_uri": f"sqlite:///{home}/mlflow.db"}
+        asked = {"study": document, "uid": "uid-of-the-study", "defaults": {**defaults, "namespace": "team"}}
+        (home / "study.json").write_text(json.dumps(asked))
+        environment = {
+            **os.environ, "REWARM_CONFIG": str(home), "REWARM_HOME": str(home), "REWARM_CLAIMS": str(stored),
+            "REWARM_TERMINATION_LOG": str(home / "termination-log"), "HOME": str(home),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "rewarm_trainer.pod", "study"]
+        ended = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
+        text = (home / "termination-log").read_text()
+        assert len(text.encode()) < 4096
+        return ended.returncode, Termination.parse(text), ended.stderr
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_fit_pod_finds_what_this_machine_found(studied, stored, fit):
+    _, artefact, _ = studied
+    code, said, log = fit()
+    assert code == 0, log
+    assert said is not None
+    assert said.study is not None
+    kept = json.loads((stored / "runs/team/study/study.json").read_text())
+    assert kept["answers"] == artefact["answers"]
+    assert kept["laws"] == artefact["laws"]
+    assert kept["uid"] == "uid-of-the-study"
+    assert (stored / "runs/team/study/study.png").read_bytes().startswith(b"\x89PNG")
+    assert said.study.artefact.uri == "claim://runs/team/study/study.json"
+    assert said.study.artefact.digest == kept["digest"]
+    (answer,) = said.study.answers.largest_share
+    (whole,) = artefact["answers"]["largest_share"]
+    assert (answer.replay_ratio, answer.tokens, answer.tolerance) == (whole["replay_ratio"], whole["tokens"], "1%")
+    if whole["low"] is not None:
+        assert answer.low == pytest.approx(1 - whole["high"], abs=1e-6)
+    assert {item.set for item in said.study.answers.sets} == set(artefact["sets"])
+
+
+@pytest.mark.slow
+def test_a_fit_pod_started_again_says_the_same_and_fits_nothing(fit):
+    assert fit()[0] == 0
+    code, said, log = fit()
+    assert (code, said and said.outcome) == (0, "Succeeded")
+    assert "fitting the laws" not in log
+
+
+@pytest.mark.slow
+def test_a_fit_pod_asked_anew_fits_anew(fit):
+    code, said, log = fit(**{"spec.tolerance": "2%"})
+    assert code == 0, log
+    assert "fitting the laws" in log
+    assert said is not None
+    assert said.study is not None
+    assert said.study.answers.largest_share[0].tolerance == "2%"
+
+
+@pytest.mark.slow
+def test_a_run_that_left_nothing_is_missing_input(stored, fit):
+    report = stored / "runs/team/study-r0-5-t20000/run/report.json"
+    kept = report.read_bytes()
+    report.unlink()
+    code, said, _ = fit()
+    report.write_bytes(kept)
+    assert code == 66
+    assert said is not None
+    assert said.outcome == "MissingInput"
+    assert "study-r0-5-t20000" in said.message

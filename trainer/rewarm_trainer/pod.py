@@ -1,4 +1,4 @@
-"""What runs in a pod: `python -m rewarm_trainer.pod prepare` and `python -m rewarm_trainer.pod train`.
+"""What runs in a pod: `python -m rewarm_trainer.pod prepare`, `... train`, and `... study` for the fit of a study.
 
 Whatever happens, it ends with an exit code of the contract and a termination message that says why (trainer.md).
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from rewarm_api.errors import Preempted, RewarmError
 from rewarm_api.reported import PinsSummary, Termination
+from rewarm_api.study_status import StudyResult
 from rewarm_trainer.endings import INTERNAL, Ending
 from rewarm_trainer.finish import read_report
 from rewarm_trainer.pod_settings import Pod
@@ -20,7 +21,9 @@ from rewarm_trainer.reporter import Reporter, Server, read_last
 from rewarm_trainer.signals import StopRequest
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
 
-_COMMANDS = ("prepare", "train")
+_COMMANDS = ("prepare", "train", "study")
+Found = PinsSummary | StudyResult | None
+"""What a Job is there for, in short."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,12 +32,12 @@ def main(arguments: Sequence[str]) -> int:
         return 64
     stop = StopRequest()
     stop.install()
-    ending, pod, pins = Ending("pod", INTERNAL), None, None
+    ending, pod, found = Ending("pod", INTERNAL), None, None
     try:
         pod = Pod.from_environment()
         shutil.rmtree(pod.notes, ignore_errors=True)
         pod.notes.mkdir(parents=True, exist_ok=True)
-        ending, pins = _run(arguments[0], pod)
+        ending, found = _run(arguments[0], pod)
     except RewarmError as error:
         ending = Ending("pod", error.exit_code, str(error))
     except Exception as error:
@@ -45,11 +48,15 @@ def main(arguments: Sequence[str]) -> int:
     if ending.message:
         print(f"rewarm: {ending.message}", file=sys.stderr, flush=True)
     if pod:
-        write_last_words(pod, ending, pins)
+        write_last_words(pod, ending, found)
     return ending.code
 
 
-def _run(command: str, pod: Pod) -> tuple[Ending, PinsSummary | None]:
+def _run(command: str, pod: Pod) -> tuple[Ending, Found]:
+    if command == "study":
+        from rewarm_trainer.pod_study import fit
+
+        return Ending("pod", 0), fit(pod)
     is_prepare = command == "prepare"
     told = pod.node == 0
     server = Server.from_environment() if told else None
@@ -67,11 +74,13 @@ def _run(command: str, pod: Pod) -> tuple[Ending, PinsSummary | None]:
         reporter.close()
 
 
-def write_last_words(pod: Pod, ending: Ending, pins: PinsSummary | None) -> None:
+def write_last_words(pod: Pod, ending: Ending, found: Found) -> None:
     """The termination message; one that cannot be written is not worth another exit code."""
     said: dict[str, object] = {"outcome": ending.outcome, "message": ending.message, "exit_code": ending.code}
-    if pins:
-        said["pins"] = pins
+    if isinstance(found, PinsSummary):
+        said["pins"] = found
+    elif isinstance(found, StudyResult):
+        said["study"] = found
     elif pod.node == 0:
         if (report := read_last(pod.notes)) is not None:
             said["report"] = report

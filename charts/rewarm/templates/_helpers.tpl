@@ -98,13 +98,16 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{- /* What the operator may do with runs and their children. No verb on secrets, here or anywhere. */ -}}
+{{- /* What the operator may do with runs, studies and their children. No verb on secrets, here or anywhere. */ -}}
 {{- define "rewarm.rules" -}}
 - apiGroups: [rewarm.dev]
   resources: [continualruns]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [rewarm.dev]
-  resources: [continualruns/status]
+  resources: [mixturestudies]
+  verbs: [get, list, watch]
+- apiGroups: [rewarm.dev]
+  resources: [continualruns/status, mixturestudies/status]
   verbs: [patch]
 - apiGroups: [rewarm.dev]
   resources: [continualruns/finalizers]

@@ -12,13 +12,14 @@ from operator_process import Place, operator_kubeconfig
 
 from rewarm_cluster.control_plane import ControlPlane
 
-CRD = Path(__file__).parents[3] / "crds" / "continualruns.yaml"
+CRDS = sorted((Path(__file__).parents[3] / "crds").glob("*.yaml"))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[ControlPlane]:
     with ControlPlane("jobs") as cluster:
-        cluster.apply(CRD.read_text())
+        for crd in CRDS:
+            cluster.apply(crd.read_text())
         yield cluster
 
 

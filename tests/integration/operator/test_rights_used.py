@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pytest
 from fault_proxy import Fault
-from operator_process import Place, condition, operator_kubeconfig, prepare_only, workloads
+from operator_process import ROOT, Json, Place, condition, operator_kubeconfig, prepare_only, workloads
 from progress_posts import REPORT, pod_of, post, token_of
 from real_cluster import needs_control_plane
 from rendered_chart import of_kind, render, rules
+
+from rewarm_api.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, needs_control_plane("jobs")]
 
@@ -18,6 +20,16 @@ UNSEEN = {
     # Asked by the admission plugin OwnerReferencesPermissionEnforcement (OpenShift has it on) about blockOwnerDeletion.
     ("rewarm.dev", "continualruns/finalizers", "update"),
 }
+
+
+def studies(place: Place) -> str:
+    return f"/apis/rewarm.dev/v1alpha1/namespaces/{place.namespace}/mixturestudies"
+
+
+def document_of_a_study(place: Place) -> Json:
+    document: Json = read_manifest(ROOT / "examples" / "study-on-a-cluster.yaml")
+    document["metadata"]["namespace"] = place.namespace
+    return document
 
 
 def test_every_right_is_used(place: Place):
@@ -39,6 +51,8 @@ def test_every_right_is_used(place: Place):
         assert place.api.call("POST", services, taken | {"spec": {"ports": [{"port": 80}]}})[0] == 201
         assert place.api.call("POST", maps, taken)[0] == 201
         path = place.submit()
+        study = document_of_a_study(place)
+        assert place.api.call("POST", studies(place), study)[0] == 201
         for kind in (maps, services):
             asked = f"GET {kind}/run"
             place.proxy.wait(lambda asked=asked: asked in map(str, place.proxy.requests))
@@ -59,6 +73,7 @@ def test_every_right_is_used(place: Place):
         for kind in (f"/api/v1/namespaces/{place.namespace}/pods", place.jobs):
             for item in place.api.get(kind)["items"]:
                 place.edit(f"{kind}/{item['metadata']['name']}", {"metadata": {"annotations": {"touched": "yes"}}})
+        place.edit(f"{studies(place)}/pubmed-mix", {"metadata": {"annotations": {"touched": "yes"}}})
         place.edit(path, {"spec": {"suspend": True}})
         place.api.wait(f"{place.jobs}/run-a2", lambda job: job is None)
         try:

@@ -166,19 +166,20 @@ def test_parts_come_only_when_asked_for():
     assert len(of_kind(render({"mlflow": {"enabled": True}}), "Deployment")) == 2
 
 
-def test_crd_is_the_generated_one_and_outlives_the_release():
-    made = one(render(), "CustomResourceDefinition")
+@pytest.mark.parametrize("plural", ["continualruns", "mixturestudies"])
+def test_crd_is_the_generated_one_and_outlives_the_release(plural):
+    made = one(render(), "CustomResourceDefinition", f"{plural}.rewarm.dev")
     assert made["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert made["spec"] == yaml.safe_load((ROOT / "crds" / "continualruns.yaml").read_text())["spec"]
-    assert "annotations" not in one(render({"crds": {"keep": False}}), "CustomResourceDefinition")["metadata"]
+    assert made["spec"] == yaml.safe_load((ROOT / "crds" / f"{plural}.yaml").read_text())["spec"]
+    given = one(render({"crds": {"keep": False}}), "CustomResourceDefinition", f"{plural}.rewarm.dev")
+    assert "annotations" not in given["metadata"]
     assert not of_kind(render({"crds": {"enabled": False}}), "CustomResourceDefinition")
 
 
-def test_crd_file_of_the_chart_is_not_stale():
-    message = "charts/rewarm/files/continualruns.yaml is stale: make crds"
-    assert (CHART / "files" / "continualruns.yaml").read_text() == (ROOT / "crds" / "continualruns.yaml").read_text(), (
-        message
-    )
+@pytest.mark.parametrize("plural", ["continualruns", "mixturestudies"])
+def test_crd_file_of_the_chart_is_not_stale(plural):
+    message = f"charts/rewarm/files/{plural}.yaml is stale: make crds"
+    assert (CHART / "files" / f"{plural}.yaml").read_text() == (ROOT / "crds" / f"{plural}.yaml").read_text(), message
 
 
 def test_images_by_digest_or_by_the_versions_tag():

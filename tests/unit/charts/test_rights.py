@@ -10,7 +10,9 @@ from rewarm_operator import selftest
 READ = ("get", "list", "watch")
 # operator.md, "Rights", as far as they are used (tests/integration/operator/test_rights_used.py): one line each.
 LIST = {
-    ("rewarm.dev", "continualruns"): (*READ, "patch"),
+    ("rewarm.dev", "continualruns"): (*READ, "create", "patch"),
+    ("rewarm.dev", "mixturestudies"): READ,
+    ("rewarm.dev", "mixturestudies/status"): ("patch",),
     ("rewarm.dev", "continualruns/status"): ("patch",),
     ("rewarm.dev", "continualruns/finalizers"): ("update",),
     ("batch", "jobs"): (*READ, "create", "delete"),
@@ -95,6 +97,8 @@ def test_who_may_edit_may_change_runs_and_who_may_view_may_only_read_them():
         set().union(*(rules(item) for item in objects if prefix + name in item["metadata"]["labels"]))
         for name in ("view", "edit", "admin")
     )
-    assert view == {("rewarm.dev", kind, verb) for kind in ("continualruns", "continualruns/status") for verb in READ}
+    kinds = ("continualruns", "mixturestudies")
+    parts = [part for kind in kinds for part in (kind, f"{kind}/status")]
+    assert view == {("rewarm.dev", part, verb) for part in parts for verb in READ}
     verbs = ("create", "update", "patch", "delete", "deletecollection")
-    assert edit == admin == {("rewarm.dev", "continualruns", verb) for verb in verbs}
+    assert edit == admin == {("rewarm.dev", kind, verb) for kind in kinds for verb in verbs}

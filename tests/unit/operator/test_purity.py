@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[3] / "operator" / "rewarm_operator"
 PURE = [
     "actions", "admission", "attempts", "cleaning", "conditions", "deletion", "ending", "finishing", "hangs", "kueue",
     "moments", "names", "objects", "observed", "pod_objects", "pods", "preparation", "promotion", "reconcile",
-    "reports", "resources", "running", "settings", "snapshots", "starting", "status_changes", "tracking", "trim",
+    "look", "reports", "resources", "running", "settings", "snapshots", "starting", "status_changes", "study_fit",
+    "study_plans", "study_runs", "study_visit", "studying", "tracking", "trim",
     "visit", "waits",
 ]  # fmt: skip
 FORBIDDEN = {

@@ -164,7 +164,7 @@ def test_nothing_of_a_deleted_run_stays(store):
     store.heard("u1", Heartbeat(1, "p", NOW, Report()))
     store.remove("Job", child("Job", "llama-a1"))
     store.remove("ContinualRun", run(9))
-    assert (store.runs, store._children, store._known, store._key_of, store._owner_of_job) == ({}, {}, {}, {}, {})
+    assert (store.runs, store._children, store._known, store._place_of, store._owner_of_job) == ({}, {}, {}, {}, {})
 
 
 def pod(name: str, version: int = 1, phase: str = "Running", code: int | None = None) -> dict[str, Any]:

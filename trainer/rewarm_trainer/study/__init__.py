@@ -6,5 +6,6 @@ child.py     one child process: one run, as `rewarm run` does it
 gather.py    from the reports of finished runs to measurements
 artefact.py  study.json: measurements, laws, answers
 picture.py   curves, fit and choice
+told.py      what a fit on a cluster says of it, in short
 citation.py  `replay.ratio: {fromStudy: ...}`: a ratio from a finished study, and the refusals
 """

@@ -66,7 +66,22 @@ def _keep_documents(folder: StudyFolder, children: Sequence[ChildRun], manifest:
 def _judge(
     folder: StudyFolder, study: MixtureStudy, children: Sequence[ChildRun], tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fit and answer; found again when nothing was measured or asked anew."""
+    """Fit, answer and deliver."""
+    artefact = fitted(folder, study, children, tell)
+    if folder.delivered.exists() and folder.delivered.read_text() == artefact["digest"]:
+        return artefact
+    problem = deliver(folder, study, artefact, f"sqlite:///{folder.mlflow}")
+    if problem:
+        tell(f"tracking: {problem}; the same command, run again, delivers it")
+    else:
+        write_bytes(folder.delivered, artefact["digest"].encode())
+    return artefact
+
+
+def fitted(
+    folder: StudyFolder, study: MixtureStudy, children: Sequence[ChildRun], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """The artefact, made and drawn; found again when nothing was measured or asked anew."""
     runs = gather(folder, children)
     facts = measured(study.metadata.name, folder.uid.read_text(), study.spec, runs)
     artefact = _known(folder, facts)
@@ -78,13 +93,6 @@ def _judge(
 
         draw(folder.picture, artefact, laws)
         write_json(folder.artefact, artefact)
-    if folder.delivered.exists() and folder.delivered.read_text() == artefact["digest"]:
-        return artefact
-    problem = deliver(folder, study, artefact)
-    if problem:
-        tell(f"tracking: {problem}; the same command, run again, delivers it")
-    else:
-        write_bytes(folder.delivered, artefact["digest"].encode())
     return artefact
 
 
@@ -96,11 +104,14 @@ def _known(folder: StudyFolder, facts: Mapping[str, Any]) -> dict[str, Any] | No
     return known if all(known.get(key) == value for key, value in same.items()) else None
 
 
-def deliver(folder: StudyFolder, study: MixtureStudy, artefact: Mapping[str, Any]) -> str:
-    """The law and its picture as artefacts of an MLflow run of the study. Returns what went wrong, if anything."""
+def deliver(folder: StudyFolder, study: MixtureStudy, artefact: Mapping[str, Any], default_uri: str) -> str:
+    """The law and its picture as artefacts of an MLflow run of the study. Returns what went wrong, if anything.
+
+    `default_uri`: the tracking server where the template names none.
+    """
     asked = study.spec.template.spec.get("tracking") or {}
     tracker = Tracker.start(
-        asked.get("uri") or f"sqlite:///{folder.mlflow}",
+        asked.get("uri") or default_uri,
         asked.get("experiment") or study.metadata.name,
         study.metadata.name,
         str(artefact["uid"]),
