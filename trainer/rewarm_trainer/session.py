@@ -93,6 +93,7 @@ class Session:
     micro_rows: int = field(init=False)
     method: MetaExperience | None = field(init=False)
     adapter: dict[str, Any] | None = field(init=False)
+    _untouched: bool = field(init=False, default=True)
 
     @staticmethod
     def open(run: Run) -> Session:
@@ -184,6 +185,7 @@ class Session:
 
     def after_update(self, step: int) -> None:
         """What the run's method does to the weights after update `step`."""
+        self._untouched = False
         if self.method is not None:
             self.method.after_update(step)
 
@@ -211,7 +213,8 @@ class Session:
         if self.adapter:
             # The base is frozen: only the adapters ever moved.
             lora.start(self.model, self.run.snapshot.training.seed)
-        else:
+        elif not self._untouched:
+            # At the start the weights are the base's as they were read: reading them again would take its time twice.
             load_weights(self.model, weights_of(self._fresh_model()), "the base model")
         self.start_optimizer()
         return self.run.first_state()
