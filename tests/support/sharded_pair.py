@@ -16,14 +16,13 @@ import torch
 from tiny_models import SETTINGS, Trainer, batch_of, random_rows, tiny
 from torch import Tensor, nn
 
-from rewarm_api.errors import DependencyError
 from rewarm_trainer import sharding
 from rewarm_trainer.corpus.sets import EvaluationDocuments
 from rewarm_trainer.evaluation import score
 from rewarm_trainer.keeper import load_optimizer, load_weights, optimizer_tensors, weights_of
 from rewarm_trainer.looks import rounded_to, weights_digest
 from rewarm_trainer.model import TokenLosses, build_optimizer
-from rewarm_trainer.peers import Peers
+from rewarm_trainer.peers import PeerError, Peers
 from rewarm_trainer.update import Updater
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -174,8 +173,8 @@ def agreed() -> dict[str, Any]:
         peers.agree(fail)
     except OSError as error:
         found["error"] = f"own: {error}"
-    except DependencyError as error:
-        found["error"] = str(error)
+    except PeerError as error:
+        found |= {"error": str(error), "code": error.exit_code}
     found["after"] = peers.agree(lambda: RANK)
     return found
 

@@ -178,10 +178,12 @@ class Checkpoints:
             return entries
 
         def upload() -> None:
-            for key, path in paths.items():
-                reached("commit.file")
-                self.check_fence()
-                self._store.put_file(f"{name}/{key}", path)
+            # Here, and not only around all: the others are to hear of a full disk by its name.
+            with disk_errors(folder):
+                for key, path in paths.items():
+                    reached("commit.file")
+                    self.check_fence()
+                    self._store.put_file(f"{name}/{key}", path)
 
         # Nobody writes before all that lay there is gone, and the manifest names nothing that is not durable.
         shares = peers.agree(begin)

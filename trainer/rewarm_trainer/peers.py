@@ -11,7 +11,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from rewarm_api.errors import DependencyError
+from rewarm_api.errors import DependencyError, RewarmError
+
+
+class PeerError(DependencyError):
+    """Another process could not do its part; it ends this one with the same code and cause."""
+
+    def __init__(self, rank: int, told: dict[str, Any]) -> None:
+        super().__init__(f"process {rank} could not do its part of a checkpoint: {told['error']}")
+        self.exit_code, self.cause = int(told["code"]), str(told["cause"])
 
 
 class Alone:
@@ -40,13 +48,15 @@ class Peers:
         try:
             message = {"value": work()}
         except BaseException as error:
-            failure, message = error, {"error": f"{error}" or type(error).__name__}
+            failure = error
+            code, cause = getattr(error, "exit_code", RewarmError.exit_code), getattr(error, "cause", RewarmError.cause)
+            message = {"error": str(error) or type(error).__name__, "code": code, "cause": cause}
         everyone = self._gather(message)
         if failure is not None:
             raise failure
         for rank, found in enumerate(everyone):
             if "error" in found:
-                raise DependencyError(f"process {rank} could not do its part of a checkpoint: {found['error']}")
+                raise PeerError(rank, found)
         return [found["value"] for found in everyone]
 
     def _gather(self, message: dict[str, Any]) -> list[dict[str, Any]]:

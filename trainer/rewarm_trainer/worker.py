@@ -296,7 +296,8 @@ class Worker:
         """A report of how far it came; the tracking run says how it ended."""
         try:
             self._keeper.wait()
-        except RewarmError as late:
+        # RuntimeError: of gloo, when a process that wrote its part of the checkpoint went away.
+        except (RewarmError, RuntimeError) as late:
             self._listen({"event": "warning", "message": f"the last checkpoint was not committed: {late}"})
         self._keeper.close()
         if not self._listener:

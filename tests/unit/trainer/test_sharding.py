@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rewarm_api.errors import DataError
+from rewarm_api.errors import DataError, DependencyError
+from rewarm_trainer.checkpoint import Checkpoints
 from rewarm_trainer.evaluation import lacks_a_batch
 from rewarm_trainer.launch import free_port
 from rewarm_trainer.sharding import owners, rows_per_process
+from rewarm_trainer.storage import LocalStorage
 from rewarm_trainer.tensor_files import StoredTensors, index_name, index_of, part_name, parts_of
 
 SIZES = st.dictionaries(st.text("abcdef.", min_size=1), st.integers(0, 10_000), max_size=40)
@@ -74,6 +78,82 @@ def test_the_index_is_that_of_hugging_face() -> None:
         "metadata": {"total_size": 24},
         "weight_map": {"a": "model-00002-of-00002.safetensors", "b": "model-00001-of-00002.safetensors"},
     }
+
+
+# --- one checkpoint of several writers -------------------------------------------------------------------------------
+
+
+class Threads:
+    """Peers of one process: what they agree on goes by memory."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, table: dict[int, Any]) -> None:
+        self.rank, self.world = rank, barrier.parties
+        self._barrier, self._table = barrier, table
+
+    def agree(self, work: Callable[[], Any]) -> list[Any]:
+        failure = None
+        try:
+            self._table[self.rank] = work()
+        except Exception as error:
+            failure = self._table[self.rank] = error
+        self._barrier.wait(30)
+        found = [self._table[rank] for rank in range(self.world)]
+        self._barrier.wait(30)
+        if failure:
+            raise failure
+        for each in found:
+            if isinstance(each, Exception):
+                raise DependencyError(f"another: {each}")
+        return found
+
+
+def written_by_two(root: Path, stores: list[LocalStorage]) -> list[Any]:
+    """A commit of two writers; what it gave each, an error in its place."""
+    barrier, table, found = threading.Barrier(2), dict[int, Any](), dict[int, Any]()
+    first = Checkpoints(stores[0], root / "staging")
+    epoch = first.claim({"pid": 1})
+    second = Checkpoints(stores[1], root / "staging")
+    second.follow(epoch)
+
+    def write(rank: int, checkpoints: Checkpoints) -> None:
+        folder = checkpoints.stage(4, rank)
+        (folder / f"part-{rank}").write_bytes(bytes([rank]) * 10)
+        try:
+            found[rank] = checkpoints.commit(4, 1024, folder, Threads(rank, barrier, table))
+        except Exception as error:
+            found[rank] = error
+        assert not folder.exists()
+
+    threads = [threading.Thread(target=write, args=pair) for pair in enumerate((first, second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[0], found[1]]
+
+
+def test_a_checkpoint_of_two_writers_has_one_manifest(tmp_path: Path) -> None:
+    store = LocalStorage(tmp_path / "checkpoints")
+    written_by_two(tmp_path, [store, store])
+    checkpoint = Checkpoints(store, tmp_path / "staging").verify(4)
+    files = json.loads((checkpoint.folder / "manifest.json").read_text())["files"]
+    assert {name: entry["size"] for name, entry in files.items()} == {"part-0": 10, "part-1": 10}
+    (checkpoint.folder / "part-1").unlink()
+    with pytest.raises(DataError, match="part-1: missing"):
+        Checkpoints(store, tmp_path / "staging").verify(4)
+
+
+class Full(LocalStorage):
+    def put_file(self, key: str, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_writer_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    errors = written_by_two(tmp_path, [LocalStorage(root), Full(root)])
+    assert all(isinstance(error, DependencyError) for error in errors)
+    assert "disk full" in str(errors[1])
+    assert Checkpoints(LocalStorage(root), tmp_path / "staging").steps() == [], "its space is given back"
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------
@@ -152,4 +232,5 @@ def test_what_one_process_cannot_do_none_has_done(pair: dict[str, Any]) -> None:
     found = pair["agreed"]
     assert found["values"] == [{"rank": 0, "text": ""}, {"rank": 1, "text": "ü"}]
     assert found["error"] == "process 1 could not do its part of a checkpoint: no space left"
+    assert found["code"] == 70, "that of an error without a name"
     assert found["after"] == [0, 1]

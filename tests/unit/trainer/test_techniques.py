@@ -1,5 +1,6 @@
 """Choices of techniques by device, and their reasons."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,43 @@ def test_plain_attention_is_for_short_compiled_bf16_rows_of_a_cpu() -> None:
     assert techniques.attention("FP32", True, CPU, SHORT) == "sdpa"
     assert techniques.attention("BF16", False, CPU, SHORT) == "sdpa"
     assert techniques.attention("BF16", True, CPU, Work(1, 1, 1, 8, 1 << 11)) == "sdpa"
+
+
+def test_state_is_sharded_where_it_would_not_fit_whole() -> None:
+    small, large = Machine("cuda", True, True, 80 * 2**30), Work(7 * 10**9, 1, 1, 1, 1, processes=8)
+    assert techniques.sharding("Auto", small, large) == (
+        True,
+        "weights, gradients and moments of 104.3 GiB would not fit into 80.0 GiB for each process",
+    )
+    assert not techniques.sharding("Auto", Machine("cuda", True, True, 141 * 2**30), large)[0]
+    # The memory of a host is for all processes on it.
+    host = Machine("cpu", True, True, 141 * 2**30)
+    assert techniques.sharding("Auto", host, replace(large, sharing=2))[0]
+    assert not techniques.sharding("Auto", host, replace(large, sharing=1))[0]
+
+
+def test_sharding_is_as_asked_and_never_guessed() -> None:
+    unknown = Machine("cuda", True, True)
+    assert techniques.sharding("Sharded", unknown, SHORT) == (True, "as asked")
+    assert techniques.sharding("Replicated", Machine("cpu", True, True, 1), LONG) == (False, "as asked")
+    assert not techniques.sharding("Sharded", unknown, replace(SHORT, processes=1))[0], "nobody to share with"
+    on, why = techniques.sharding("Auto", unknown, LONG)
+    assert not on
+    assert "known when training starts" in why
+    assert techniques.sharding("Auto", unknown, replace(LONG, parameters=None)) == (
+        False,
+        "the model's size is not known yet",
+    )
+    tiny = Machine("cpu", True, True, 1)
+    assert techniques.sharding("Auto", tiny, replace(LONG, needs_whole="spec.x")) == (False, "spec.x needs them whole")
+
+
+def test_a_container_may_use_less_than_its_host(tmp_path: Path) -> None:
+    whole = machine.host_memory(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.host_memory(tmp_path) == whole
+    (tmp_path / "memory.max").write_text("4096\n")
+    assert machine.host_memory(tmp_path) == 4096
 
 
 def test_every_technique_is_listed_with_a_reason_on_or_off() -> None:
