@@ -25,7 +25,7 @@ science: setup ## reproduce the papers' findings on real text: NAME=replay, or a
 	$(BIN)/python benchmarks/science/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --workdir science
 
 # NAME: one campaign, or several; none: all. COUNT: about how many faults. docs/reliability.md is written by it.
-campaign: setup ## kill, cut off, fill up, preempt, poison: one table of what was lost (nothing): NAME=kill, or all
+campaign: setup ## kill, cut off, fill up, preempt, poison, cluster faults: one table of what was lost (nothing): NAME=kill, or all
 	$(BIN)/python benchmarks/campaigns/run.py $(NAME) $(if $(COUNT),--count $(COUNT))
 
 # NAME: one row, or several (loader, step, ...); none: all. SIZE=full: every case; SIZE=smoke: does it work at all.

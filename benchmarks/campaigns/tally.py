@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 
 from rewarm_bench.pages import table
 
-HEADER = ("campaign", "faults injected", "survived", "tokens lost", "tokens doubled", "checkpoints lost")
+LOSSES = {
+    "tokens lost": "tokens_lost",
+    "tokens doubled": "tokens_doubled",
+    "checkpoints lost": "checkpoints_lost",
+    "attempts without a cause": "attempts_without_cause",
+    "Jobs doubled": "jobs_doubled",
+}
+"""Columns that must be zero, and the field of each. A campaign counts what its faults can lose."""
+OF_TRAINERS = ("tokens lost", "tokens doubled", "checkpoints lost")
+OF_OPERATORS = ("attempts without a cause", "Jobs doubled")
+
+
+class CannotRun(Exception):
+    """What a campaign needs is not on this machine; the text says what, and how to get it."""
 
 
 @dataclass
@@ -17,6 +30,8 @@ class Tally:
     injected: faults that really struck. survived: those after which everything was as it must be. tokens_lost:
     committed tokens that a resume did not begin from. tokens_doubled: trained more often than the plan says, in the
     state of the finished run. checkpoints_lost: committed, and later not whole or gone without having been pruned.
+    attempts_without_cause: Jobs of attempts whose end the run's status does not name. jobs_doubled: made beside the one
+    of their attempt. columns: those of the losses that this campaign counts.
     problems: one line for each thing that was not as it must be. notes: measured beside it.
     """
 
@@ -26,6 +41,9 @@ class Tally:
     tokens_lost: int = 0
     tokens_doubled: int = 0
     checkpoints_lost: int = 0
+    attempts_without_cause: int = 0
+    jobs_doubled: int = 0
+    columns: tuple[str, ...] = OF_TRAINERS
     by_kind: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -40,21 +58,22 @@ class Tally:
         else:
             self.survived += count
 
-    def row(self) -> tuple[str, ...]:
-        numbers = (
-            self.injected, self.survived, self.tokens_lost, self.tokens_doubled, self.checkpoints_lost
-        )  # fmt: skip
-        return (self.campaign, *(f"{number:,}" for number in numbers))
+    def row(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Its row; a dash for what it does not count."""
+        losses = (f"{getattr(self, LOSSES[column]):,}" if column in self.columns else "–" for column in columns)
+        return (self.campaign, f"{self.injected:,}", f"{self.survived:,}", *losses)
 
     @property
     def is_clean(self) -> bool:
-        lost = self.tokens_lost + self.tokens_doubled + self.checkpoints_lost
+        lost = sum(getattr(self, name) for name in LOSSES.values())
         return not self.problems and not lost and self.survived == self.injected
 
 
 def summary(tallies: Iterable[Tally]) -> str:
-    """The one table."""
-    return table(HEADER, [tally.row() for tally in tallies])
+    """The one table, with the columns of these campaigns."""
+    rows = list(tallies)
+    columns = [column for column in LOSSES if any(column in tally.columns for tally in rows)]
+    return table(("campaign", "faults injected", "survived", *columns), [tally.row(columns) for tally in rows])
 
 
 def kinds(by_kind: Mapping[str, int]) -> str:

@@ -24,6 +24,7 @@ from pydantic_core import from_json, to_json
 from yarl import URL
 
 from rewarm_operator.resources import LEASE, TOKEN_REVIEW, Resource
+from rewarm_operator.server_time import SERVER
 
 Json = dict[str, Any]
 
@@ -332,8 +333,10 @@ class HttpCluster:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response, counted; a failed connection or a timeout becomes Unreachable."""
         session = self._streams if resource is LEASE else self._session
+        began = time.monotonic()
         try:
             async with session.request(method, url, data=data, headers=headers, timeout=self._timeout) as response:
+                SERVER.told(response.headers.get(hdrs.DATE), time.monotonic() - began)
                 self.requests[verb, str(response.status)] += 1
                 yield response
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:

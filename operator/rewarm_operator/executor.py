@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from rewarm_operator import moments
@@ -25,6 +24,7 @@ from rewarm_operator.actions import (
 from rewarm_operator.cluster import ApiError, Cluster
 from rewarm_operator.queue import Again
 from rewarm_operator.resources import CREATED, FINALIZER, JOB, RUN, Resource, owner_uids
+from rewarm_operator.server_time import SERVER
 from rewarm_operator.status_changes import without_refused
 from rewarm_operator.store import Key, Store
 
@@ -135,7 +135,7 @@ class Executor:
             if action.resource_version:
                 body["metadata"] = {"resourceVersion": action.resource_version}
             # Before the write: one whose answer is lost counts as well.
-            self._store.patched(uid, datetime.now(UTC))
+            self._store.patched(uid, SERVER.now())
             try:
                 await self._patch_run(key, body, "status")
                 break
@@ -208,12 +208,24 @@ class Executor:
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
-            # 409: another object has the name now; the one that was meant is gone either way.
+            if error.status == 409 and await self._is_there(namespace, name, uid):
+                raise Again(f"Job/{name} is not deleted: {error.message}") from error
+            # Another object has the name now, or none: the one that was meant is gone either way.
             answer = {}
         if answer.get("kind") == JOB.kind and answer["metadata"].get("deletionTimestamp"):
             self._store.put(JOB.kind, answer)
         elif known is not None and known["metadata"]["uid"] == uid:
             self._store.remove(JOB.kind, known)
+
+    async def _is_there(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether the Job of this name is the one with this uid."""
+        try:
+            found = await self._cluster.get(JOB, namespace, name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return bool(found["metadata"]["uid"] == uid)
 
     async def _read_run(self, key: Key) -> None:
         known = self._parents.get(key)
@@ -236,5 +248,5 @@ def _is_left_behind(found: Json, run: Json, kind: Resource) -> bool:
     made = moments.parse(metadata.get("creationTimestamp"))
     owners = found["metadata"].get("ownerReferences") or ()
     of_namesake = any((owner.get("kind"), owner.get("name")) == (kind.kind, metadata["name"]) for owner in owners)
-    is_new = made is not None and moments.seconds_between(made, datetime.now(UTC)) < _COLLECTION_SECONDS
+    is_new = made is not None and moments.seconds_between(made, SERVER.now()) < _COLLECTION_SECONDS
     return of_namesake and is_new

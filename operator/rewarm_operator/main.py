@@ -36,6 +36,7 @@ from rewarm_operator.reconcile import decide
 from rewarm_operator.recorder import EventRecorder
 from rewarm_operator.registry import RegistryWorker
 from rewarm_operator.resources import RUN, STUDY
+from rewarm_operator.server_time import SERVER
 from rewarm_operator.store import Key, Store
 from rewarm_operator.studying import decide_study
 from rewarm_operator.visitor import Visitor
@@ -122,7 +123,7 @@ class Operator:
             group.create_task(self.lease.keep())
             # What the operator before this one has just written must be seen before anything is decided.
             await self._compare()
-            self.store.leading_since = datetime.now(UTC)
+            self.store.leading_since = SERVER.now()
             for key in list(self.store.runs):
                 self.queue.add(key)
             for key in list(self.store.studies):

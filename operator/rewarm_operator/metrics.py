@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from rewarm_operator.run_metrics import FAMILIES, samples
+from rewarm_operator.server_time import SERVER
 
 Json = dict[str, Any]
 
@@ -94,7 +95,7 @@ class _Collector(Collector):
         for name, family in FAMILIES.items():
             made = CounterMetricFamily if family.counter else GaugeMetricFamily
             families[name] = made(name, family.help, labels=["namespace", "run", *family.labels])
-        now = datetime.now(UTC)
+        now = SERVER.now()
         heartbeats = self._sources.heartbeats()
         for run in runs:
             metadata = run["metadata"]

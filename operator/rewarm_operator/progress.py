@@ -17,7 +17,6 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from rewarm_operator.cluster import ApiError, Cluster
 from rewarm_operator.guard import Allowance, claimed_pod, is_hopeless, unverified_claims
 from rewarm_operator.observed import Heartbeat
 from rewarm_operator.resources import ATTEMPT_LABEL, ROLE_LABEL, TOKEN_REVIEW
+from rewarm_operator.server_time import SERVER
 from rewarm_operator.store import Store
 
 log = logging.getLogger("rewarm.progress")
@@ -153,7 +153,7 @@ class ProgressServer:
         except ReportError as error:
             return _answer(400, str(error))
         pod_uid = str(pod["metadata"]["uid"])
-        self._store.heard(uid, Heartbeat(_attempt(pod), pod_uid, datetime.now(UTC), report))
+        self._store.heard(uid, Heartbeat(_attempt(pod), pod_uid, SERVER.now(), report))
         return web.Response(status=204)
 
     def _speaker(self, uid: str, pod_uid: str) -> tuple[Json | None, str]:

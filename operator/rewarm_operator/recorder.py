@@ -12,12 +12,13 @@ import random
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rewarm_operator.actions import Emit
 from rewarm_operator.cluster import ApiError, Cluster, NotLeading
 from rewarm_operator.resources import EVENT, PARENTS, RUN
+from rewarm_operator.server_time import SERVER
 
 log = logging.getLogger("rewarm.events")
 
@@ -72,7 +73,7 @@ class EventRecorder:
             "uid": metadata["uid"],
         }
         try:
-            self._queue.put_nowait(_Told(metadata["namespace"], reference, event, datetime.now(UTC)))
+            self._queue.put_nowait(_Told(metadata["namespace"], reference, event, SERVER.now()))
         except asyncio.QueueFull:
             self.dropped += 1
 

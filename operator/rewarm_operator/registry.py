@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ _CREDENTIALS = (
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _VALUE_LIMIT = 5000
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DEEPEST = 6
 _WAITING = 4096
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 120.0
 
@@ -132,7 +135,8 @@ class RegistryWorker:
             with credentials_for(track.uri, self._own):
                 steps.all()
         except Exception as error:
-            return replace(steps.registry, problem=server.problem(_line(error)))
+            own = urlsplit(track.uri)[:2] == urlsplit(self._own)[:2]
+            return replace(steps.registry, problem=server.problem(_line(error) if own else kind_of(error)))
         return steps.registry
 
 
@@ -169,16 +173,16 @@ class Steps:
 
     def _identify(self) -> None:
         run = self._server.run(self._track, self.registry.run_id)
-        run_id = str(run.info.run_id)
+        run_id = _identifier(run.info.run_id)
         self._server.describe(run, self._track.tags)
-        url = self._server.page(str(run.info.experiment_id), run_id)
+        url = self._server.page(_identifier(run.info.experiment_id), run_id)
         ended = str(run.info.status) if str(run.info.status) in ("FINISHED", "FAILED", "KILLED") else ""
         self.registry = replace(self.registry, run_id=run_id, url=url, ended=ended)
 
     def _register(self) -> str:
         if not (self._track.model and self._track.source):
             return ""
-        version = self._server.register(self.registry.run_id, self._track)
+        version = _identifier(self._server.register(self.registry.run_id, self._track))
         self.registry = replace(self.registry, model_version=version)
         return version
 
@@ -188,6 +192,7 @@ class Steps:
         ask, model = self._track.ask, self._track.model
         if not ask and self._server.was_promoted(model, version):
             current = self._server.version_of(model, self._track.alias)
+            current = current and _identifier(current)
             self.registry = replace(self.registry, promoted_alias=self._track.alias, promoted_version=current)
             return
         try:
@@ -326,6 +331,34 @@ class Server:
                 return made
         self._experiments[name] = str(found.experiment_id)
         return self._experiments[name]
+
+
+def kind_of(error: BaseException) -> str:
+    """What kind of failure it is, without a word of the answer: authors may name any address, of inner servers too."""
+    from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS
+
+    code = getattr(error, "error_code", None)
+    words = [type(error).__name__]
+    if code in ERROR_CODE_TO_HTTP_STATUS:
+        words.append(f"{code} ({ERROR_CODE_TO_HTTP_STATUS[code]})")
+    # What MLflow wraps, and what its client of HTTP wraps in turn: the innermost one says whether anybody was there.
+    inner = error.__cause__ or error.__context__
+    while inner is not None and len(words) < _DEEPEST:
+        words.append(type(inner).__name__)
+        inner = inner.__cause__ or inner.__context__
+    return f"{', '.join(words)}; what it answered is not shown, it is not the server of the chart's tracking.uri"
+
+
+def _identifier(value: Any) -> str:
+    """An id as MLflow makes them; it is shown, so it must not be whatever a server says."""
+    text = str(value)
+    if not _IDENTIFIER.fullmatch(text):
+        raise NotAnIdentifier
+    return text
+
+
+class NotAnIdentifier(Exception):
+    """A server answered with an id that no MLflow makes."""
 
 
 def _code(error: Exception) -> str | None:

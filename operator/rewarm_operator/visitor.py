@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from rewarm_operator.actions import Decision
 from rewarm_operator.cluster import NotLeading
 from rewarm_operator.executor import Executor
 from rewarm_operator.queue import Again
+from rewarm_operator.server_time import SERVER
 from rewarm_operator.settings import Settings
 from rewarm_operator.store import Key
 
@@ -39,7 +39,7 @@ class Visitor(Generic[Seen]):
         began, result = time.perf_counter(), "error"
         try:
             await self._executor.refresh(key)
-            observed = self._observe(key, datetime.now(UTC))
+            observed = self._observe(key, SERVER.now())
             if observed is None:
                 result = "gone"
                 return None

@@ -14,7 +14,7 @@ from rewarm_world import Finished, World
 
 from campaigns import kill, preemption, storage
 from campaigns.s3_proxy import Fault, S3Proxy
-from campaigns.tally import Tally, kinds, section, summary
+from campaigns.tally import OF_OPERATORS, Tally, kinds, section, summary
 from campaigns.world import Twin, undisturbed
 from rewarm_trainer.checkpoint import Checkpoints, folder_name
 from rewarm_trainer.patience import VARIABLE
@@ -118,5 +118,8 @@ def test_a_tally_that_is_not_clean_says_so() -> None:
     tally.struck("y", ["weights differ"], 2)
     assert not tally.is_clean
     assert summary([tally]).splitlines()[-1] == "| a | 3 | 1 | 0 | 0 | 0 |"
+    operators = Tally("b", columns=OF_OPERATORS, jobs_doubled=2)
+    assert not operators.is_clean
+    assert summary([tally, operators]).splitlines()[-1] == "| b | 0 | 0 | – | – | – | 0 | 2 |"
     assert kinds(tally.by_kind) == "2 × y, 1 × x"
     assert "**Not as it must be:** y: weights differ" in section(tally, "make campaign", "2 cores", "today")

@@ -86,6 +86,8 @@ class Fault:
     """A watch begins and never says anything."""
     gone: bool = False
     """A watch begins and says 410 at once."""
+    begin: Callable[[Request], None] | None = None
+    """Called when the request comes in, before anything of it is done."""
     call: Callable[[Request], None] | None = None
     """Called when it strikes (before `forward`'s answer is dropped, after it was done)."""
     struck: int = 0
@@ -224,6 +226,8 @@ class FaultProxy:
         try:
             if fault is None:
                 return await self._forward(raw, body)
+            if fault.begin is not None:
+                fault.begin(request)
             if fault.delay_s:
                 await asyncio.sleep(fault.delay_s)
             if fault.forward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
@@ -46,6 +47,7 @@ class OperatorProcess:
     log: Path
     identity: str = "operator-1"
     settings: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = (sys.executable, "-m", "rewarm_operator")
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> OperatorProcess:
@@ -70,9 +72,7 @@ class OperatorProcess:
             **self.settings,
         }
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rewarm_operator"], env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
+            self.process = subprocess.Popen(self.command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         return self
 
     def kill(self) -> None:
@@ -80,6 +80,15 @@ class OperatorProcess:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
+
+    def freeze(self) -> None:
+        """SIGSTOP: it is not dead, and does nothing until `thaw`."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> int:
         """SIGTERM; the exit code."""
@@ -127,21 +136,24 @@ class OperatorProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-End = tuple[int, str]
-"""Exit code and termination message."""
+End = tuple[int, str] | Json
+"""Exit code and termination message, or the pod's status word for word."""
 
 
 class Kubelet:
     """Plays scheduler and kubelet for one namespace: starts every pod, and ends it as `ends` says.
 
-    `ends(pod)` is asked once a pod runs: (exit code, message), or None to leave it running. A thread of its own; pods
-    are driven by their events, whatever the operator does meanwhile.
+    `ends(pod)` is asked once a pod runs: (exit code, message) or a whole status, or None to leave it running. A thread
+    of its own; pods are driven by their events, whatever the operator does meanwhile. `clock_s`: by how much its clock
+    is ahead.
     """
 
-    def __init__(self, cluster: ControlPlane, namespace: str, ends: Callable[[Json], End | None]) -> None:
+    def __init__(
+        self, cluster: ControlPlane, namespace: str, ends: Callable[[Json], End | None], clock_s: float = 0.0
+    ) -> None:
         self.api = Api(cluster.url, cluster.authority, certificate=cluster._administrator)
         self.pods = f"/api/v1/namespaces/{namespace}/pods"
-        self.ends = ends
+        self.ends, self.clock_s = ends, clock_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
 
@@ -161,17 +173,17 @@ class Kubelet:
                         self._look(event["object"])
                     if self._stop.is_set():
                         return
-            except (OSError, AssertionError):
-                self._stop.wait(0.3)
+            except (OSError, AssertionError, ValueError, http.client.HTTPException):
+                self._stop.wait(0.3)  # the API server is away, or it went away in the middle of a line
 
     def _look(self, pod: Json) -> None:
         phase = pod["status"].get("phase", "Pending")
         if phase == "Pending":
-            self.set(pod, running(pod))
+            self.set(pod, running(pod, self.clock_s))
         elif phase == "Running" and not pod["metadata"].get("deletionTimestamp"):
             end = self.ends(pod)
             if end is not None:
-                self.set(pod, ended(pod, *end))
+                self.set(pod, end if isinstance(end, dict) else ended(pod, *end, clock_s=self.clock_s))
 
     def set(self, pod: Json, status: Json) -> None:
         """Write a pod's status; one that has gone meanwhile is left."""
@@ -179,8 +191,8 @@ class Kubelet:
         assert answer in (200, 404, 409), body
 
 
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def now(clock_s: float = 0.0) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + clock_s))
 
 
 def role(pod: Json) -> str:
@@ -195,14 +207,14 @@ def rank(pod: Json) -> int:
     return int(pod["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index", "0"))
 
 
-def running(pod: Json) -> Json:
-    container = _container(pod, {"running": {"startedAt": now()}})
-    return {"phase": "Running", "startTime": now(), "containerStatuses": [container]}
+def running(pod: Json, clock_s: float = 0.0) -> Json:
+    container = _container(pod, {"running": {"startedAt": now(clock_s)}})
+    return {"phase": "Running", "startTime": now(clock_s), "containerStatuses": [container]}
 
 
-def ended(pod: Json, code: int, message: str = "") -> Json:
+def ended(pod: Json, code: int, message: str = "", clock_s: float = 0.0) -> Json:
     terminated = {"exitCode": code, "reason": "Completed" if code == 0 else "Error", "message": message}
-    terminated |= {"startedAt": now(), "finishedAt": now()}
+    terminated |= {"startedAt": now(clock_s), "finishedAt": now(clock_s)}
     phase = "Succeeded" if code == 0 else "Failed"
     return {"phase": phase, "containerStatuses": [_container(pod, {"terminated": terminated})]}
 

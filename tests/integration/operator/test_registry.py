@@ -129,10 +129,15 @@ class Listener(BaseHTTPRequestHandler):
 
     heard: ClassVar[list[str]] = []
 
+    body: ClassVar[str] = ""
+    status: ClassVar[int] = 403
+
     def do_GET(self) -> None:
         self.heard.append(self.headers.get("Authorization", ""))
-        self.send_response(403)
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
+        self.wfile.write(self.body.encode())
 
     do_POST = do_GET
 
@@ -156,9 +161,47 @@ def test_credentials_go_to_the_administrators_server_and_to_no_other(own, monkey
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "canary"
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, "canary of an inner service", "MlflowException, ENDPOINT_NOT_FOUND (404)"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "canary"}', "RestException, PERMISSION_DENIED (403)"),
+        (403, '{"error_code": "canary", "message": "canary"}', "RestException"),
+        (200, "canary, and no JSON", "MlflowException, INTERNAL_ERROR (500)"),
+        (200, '{"experiment": {"experiment_id": "1", "canary": "canary"}}', "NotAnIdentifier"),
+        (200, '{"experiment": "canary"}', "NotAnIdentifier"),
+    ],
+)
+def test_what_the_server_of_an_author_answers_is_not_shown(status, body, kind, monkeypatch):
+    """The operator may reach what the author may not: it tells the kind of failure, and nothing of the answer."""
+    monkeypatch.setattr(Listener, "status", status)
+    monkeypatch.setattr(Listener, "body", body)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    answer = Worker(own="http://mlflow.mlops:5000").track(track(uri, "u11"))
+    shown = Worker(own=uri).track(track(uri, "u11"))
+    server.shutdown()
+    server.server_close()
+    assert answer.problem.startswith(f"{uri}: {kind}"), answer.problem
+    assert "canary" not in str(answer)
+    if status != 200:
+        assert "canary" in shown.problem, "the administrator's own server is quoted"
+
+
+def test_an_id_that_no_mlflow_makes_is_not_shown(uri, client, monkeypatch):
+    made = Worker().track(track(uri, "u12"))
+    run = client.get_run(made.run_id)
+    run.info._run_id = "a word of an inner service"
+    monkeypatch.setattr("rewarm_operator.registry.Server.run", lambda *_: run)
+    answer = Worker().track(track(uri, "u13"))
+    assert "NotAnIdentifier" in answer.problem
+    assert answer == Registry(problem=answer.problem)
+
+
 def test_a_version_that_does_not_exist_is_a_problem_and_moves_nothing(uri, client):
     Worker().track(track(uri, "u5", model="phi", source="s3://runs/c/", alias="champion"))
-    answer = Worker().track(track(uri, "u5", model="phi", alias="champion", version="99"))
+    answer = Worker(own=uri).track(track(uri, "u5", model="phi", alias="champion", version="99"))
     assert "99" in answer.problem
     assert answer.run_id
     assert str(client.get_model_version_by_alias("phi", "champion").version) == "1"

@@ -209,6 +209,18 @@ def test_only_the_job_that_was_meant_is_deleted(world):
     assert world.store.child(world.uid, "Job", "llama") is None
 
 
+def test_a_job_whose_deletion_meets_a_conflict_is_not_taken_for_gone(world):
+    job = world.cluster.put(JOB, "team", world.body("Job"))
+    world.store.put("Job", job)
+    world.cluster.failures.append(ApiError(409, "Conflict", "somebody was writing it"))
+    with pytest.raises(Again, match="Job/llama is not deleted: somebody was writing it"):
+        world.do(DeleteJob("llama", job["metadata"]["uid"]))
+    assert world.store.child(world.uid, "Job", "llama") is not None
+    world.do(DeleteJob("llama", job["metadata"]["uid"]))
+    assert ("Job", "team", "llama") not in world.cluster.objects
+    assert world.store.child(world.uid, "Job", "llama") is None
+
+
 def test_a_run_that_goes_in_the_middle_ends_the_list(world):
     del world.cluster.objects["ContinualRun", "team", "llama"]
     with pytest.raises(Again):

@@ -17,6 +17,7 @@ import zstandard
 
 from rewarm_api.snapshot import Format
 from rewarm_trainer.corpus.readers import Broken, BrokenFile, Document, Fields, base, reader_for
+from rewarm_trainer.corpus.readers import parquet as parquet_reader
 
 # Frames without a checksum cannot tell a flipped bit; `zstd` on the command line writes one.
 squeeze = zstandard.ZstdCompressor(write_checksum=True).compress
@@ -186,3 +187,24 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path, dictionary: bool, monkeypatch
     pyarrow.parquet.write_table(table, path, use_dictionary=dictionary, compression="zstd")
     with pytest.raises(BrokenFile, match="expected at most 250 times as many"):
         read(path, Format.PARQUET)
+
+
+def test_rows_of_parquet_are_decoded_few_at_a_time_where_each_may_be_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long text in a dictionary, and rows that all repeat it: what is decoded at once must not follow."""
+    monkeypatch.setattr(base, "FREE_BYTES", 4 << 20)
+    monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 1 << 20)
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), ["0" * (128 << 10)])
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path, compression="zstd")
+    with pytest.raises(BrokenFile, match="expected at most 250 times as many") as caught:
+        read(path, Format.PARQUET)
+    seen = int(re.findall(r"([\d,]+) bytes came out", str(caught.value))[0].replace(",", ""))
+    assert 4 << 20 < seen < 5.1 * (1 << 20), "one batch beyond what is free, and 256 rows of it would be 32 MiB"
+
+
+def test_small_rows_of_parquet_are_decoded_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a line of text"] * 1000}), path)
+    assert parquet_reader.batch_rows(pyarrow.parquet.read_metadata(path), ["text"]) == parquet_reader.BATCH_ROWS

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_trainer.corpus.readers.base import (
+    LONGEST_LINE,
     Advance,
     Broken,
     BrokenFile,
@@ -18,6 +19,8 @@ from rewarm_trainer.corpus.readers.base import (
 )
 
 BATCH_ROWS = 256
+BATCH_BYTES = LONGEST_LINE
+"""Of the rows that are decoded at once, at most: as for a line, one row alone may reach it."""
 
 
 def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Broken]:
@@ -33,7 +36,8 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
                 raise BrokenFile(f"no column {missing[0]!r}; the file has {', '.join(map(repr, names))}")
             check_expansion(unpacked_bytes(file.metadata, fields.asked()), size)
             total, expanded = max(1, file.metadata.num_rows), 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=fields.asked(), use_threads=False):
+            rows = batch_rows(file.metadata, fields.asked())
+            for batch in file.iter_batches(rows, columns=fields.asked(), use_threads=False):
                 # A dictionary may stand for far more than the file says of its pages.
                 expanded += batch.nbytes
                 check_expansion(expanded, size)
@@ -49,9 +53,20 @@ def read(path: Path, fields: Fields, advance: Advance) -> Iterator[Document | Br
 
 def unpacked_bytes(metadata: Any, names: list[str]) -> int:
     """Bytes of the pages of these columns once they are decompressed, as the file's footer has them."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    columns = (group.column(number) for group in groups for number in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names)
+    return sum(sum(group) for group in unpacked_groups(metadata, names))
+
+
+def unpacked_groups(metadata: Any, names: list[str]) -> Iterator[list[int]]:
+    """The same, for each row group and each column of it."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        columns = map(group.column, range(group.num_columns))
+        yield [column.total_uncompressed_size for column in columns if column.path_in_schema.split(".")[0] in names]
+
+
+def batch_rows(metadata: Any, names: list[str]) -> int:
+    """How many rows may be decoded at once: each may repeat whatever its row group holds (dictionaries, prefixes)."""
+    most = max((sum(group) for group in unpacked_groups(metadata, names)), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, most)))
 
 
 def unpacked(path: Path) -> Any:
