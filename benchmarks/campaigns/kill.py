@@ -10,7 +10,9 @@ import itertools
 import random
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +64,13 @@ def kills(count: int, processes: int, moment: random.Random) -> list[Kill]:
     """`count` kills: every aimed one while there is room (at most half), the others at any moment and of any rank."""
     points = aimed()
     moment.shuffle(points)
+    # Where there is no room for all visits, each point is there before any comes a second time.
+    met: Counter[str] = Counter()
+    rounds = []
+    for kill in points:
+        met[kill.kind] += 1
+        rounds.append(met[kill.kind])
+    points = [kill for _, kill in sorted(zip(rounds, points, strict=True), key=lambda pair: pair[0])]
     chosen = points[: count // 2]
     chosen += [Kill(share=moment.random(), rank=moment.randrange(processes)) for _ in range(count - len(chosen))]
     moment.shuffle(chosen)
@@ -113,6 +122,7 @@ class Killing:
         """A kill is survived when its run came to the right end."""
         for number, kind in enumerate(self.pending):
             self.tally.struck(kind, problems if number == 0 or not problems else [f"as the one before: {problems[0]}"])
+        print(f"kill: {self.tally.injected} kills, {self.tally.survived} survived", file=sys.stderr, flush=True)
 
     def undisturbed(self, folder: Path) -> Ended:
         ranks = self.start(folder, Kill())

@@ -132,8 +132,8 @@ def world(
     cluster: Client, s3: S3, mlflow_url: str, chart_images: Images, state: Path, processes: Processes
 ) -> ClusterWorld:
     """Everything up, the chart installed."""
-    for namespace in (SYSTEM, NAMESPACE):
-        cluster.namespace(namespace)
+    cluster.namespace(SYSTEM)
+    cluster.namespace(NAMESPACE, restricted=True)
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": CREDENTIALS, "namespace": NAMESPACE}}
     cluster.apply([secret | {"stringData": s3.environment}])
     prometheus = Prometheus(state / "prometheus", cluster.api, [SYSTEM, NAMESPACE], processes)

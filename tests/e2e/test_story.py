@@ -64,8 +64,10 @@ def test_the_status_tells_the_whole_run(story):
     assert status["checkpoint"]["step"] == STEPS
 
 
-def test_two_pods_trained_as_restricted_as_pods_can_be(story):
+def test_two_pods_trained_as_restricted_as_pods_can_be(world, story):
     assert [pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in story.pods] == ["0", "1"]
+    namespace = world.cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for pod in story.pods:
         assert pod["spec"]["automountServiceAccountToken"] is False
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True

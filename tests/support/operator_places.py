@@ -25,8 +25,8 @@ def control_plane() -> Iterator[ControlPlane]:
 
 @contextmanager
 def place_in(cluster: ControlPlane, namespace: str, folder: Path) -> Iterator[Place]:
-    """A namespace, a service account with exactly the rights of the chart, and a fault proxy before its operator."""
-    cluster.namespace(namespace)
+    """A namespace under Pod Security `restricted`, an account with the chart's rights, a proxy before its operator."""
+    cluster.namespace(namespace, restricted=True)
     serving = cluster.certificates.server(f"proxy-{namespace}", "proxy", ["127.0.0.1"])
     with FaultProxy(cluster.url, cluster.authority, serving) as proxy:
         kubeconfig = operator_kubeconfig(cluster, namespace, proxy.url)

@@ -52,13 +52,9 @@ WORLDS: dict[str, dict[str, Any]] = {
 def api() -> Iterator[Api]:
     """An API server with a namespace that enforces Pod Security `restricted`."""
     with ControlPlane("api") as cluster:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "research", "labels": labels}}
-        status, answer = cluster.api.call("POST", "/api/v1/namespaces", body)
-        assert status == 201, answer
-        for name in ("default", "trainers"):
-            body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-            cluster.api.call("POST", "/api/v1/namespaces/research/serviceaccounts", body)
+        cluster.namespace("research", restricted=True)
+        body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainers"}}
+        cluster.api.call("POST", "/api/v1/namespaces/research/serviceaccounts", body)
         yield cluster.api
 
 
@@ -90,6 +86,18 @@ def test_pods_pass_pod_security_restricted(api, name):
         }
         status, answer = api.call("POST", "/api/v1/namespaces/research/pods" + STRICT, body)
         assert status == 201, answer
+
+
+def test_what_is_not_restricted_is_refused_there(api):
+    """So that what passes, passes because of what it is."""
+    (job,) = (body for body in bodies({}) if body["metadata"]["name"].endswith("-a1"))
+    template = job["spec"]["template"]
+    for container in template["spec"]["containers"]:
+        container["securityContext"]["allowPrivilegeEscalation"] = True
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "free"}, "spec": template["spec"]}
+    status, answer = api.call("POST", "/api/v1/namespaces/research/pods" + STRICT, body)
+    assert status == 403
+    assert "violates PodSecurity" in answer["message"]
 
 
 def subset(asked: Any, got: Any, path: str = "") -> list[str]:

@@ -31,10 +31,12 @@ class Client:
         text = manifests if isinstance(manifests, str) else "\n---\n".join(json.dumps(item) for item in manifests)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=text, kubeconfig=kubeconfig)
 
-    def namespace(self, name: str) -> str:
-        """Make a namespace with the ServiceAccount `default`, without which no pod is accepted."""
+    def namespace(self, name: str, *, restricted: bool = False) -> str:
+        """Make a namespace with the ServiceAccount `default`, without which no pod is accepted. `restricted`: its pods
+        must pass Pod Security `restricted`."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"} if restricted else {}
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
-        self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, account])
+        self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}, account])
         return name
 
 
