@@ -21,7 +21,7 @@ REPLAY: list[CelRule] = [
     },
     {
         # Decimal percentages and binary ratios: a hair of tolerance, `validate` is exact.
-        "rule": f"!has(self.adaptive) || (self.ratio * 100.0 >= {_MINIMUM} - 1e-9 && "
+        "rule": f"!has(self.adaptive) || !has(self.ratio) || (self.ratio * 100.0 >= {_MINIMUM} - 1e-9 && "
         f"self.ratio * 100.0 <= {_MAXIMUM} + 1e-9)",
         "message": "the ratio starts between adaptive.minimum and adaptive.maximum",
         "fieldPath": ".ratio",

@@ -69,7 +69,7 @@ class MetaExperience(Spec):
 
 
 class CitedRatio(Spec):
-    """The least replay by which a finished study expects the old text to stay within a tolerance. Local runs only."""
+    """The least replay by which a finished study expects the old text to stay within a tolerance."""
 
     from_study: Path
     """Name of the study, or its work folder, relative to the manifest's."""
@@ -85,7 +85,8 @@ class Replay(Spec):
     """Old text mixed into the new, against forgetting."""
 
     ratio: Annotated[Number, Field(ge=0, lt=1)] | CitedRatio
-    """Share of all training rows drawn from replay. A local run may cite a study: {fromStudy, tolerance}."""
+    """Share of all training rows drawn from replay. A study is cited by fromStudy: here in a local manifest, on a
+    cluster beside it."""
     sources: Sources = Field(default_factory=list)
     """Sources to replay; at ratio 0 they are only held out from, to measure forgetting."""
     from_run: FromRun | None = None

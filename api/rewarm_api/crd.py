@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rewarm_api.citation_form import StudyCitation
 from rewarm_api.crd_rules import RULES, immutability
 from rewarm_api.fields import Spec
 from rewarm_api.run import KIND, RunSpec
@@ -116,6 +117,12 @@ def model_schema(path: str, model: type[Spec], description: str = "") -> dict[st
     if required:
         schema["required"] = required
     schema["properties"] = {name: _field(f"{path}.{name}", shape) for name, shape in fields.items()}
+    if path == "spec.replay":
+        # A field has one type on a server: what cites a study stands beside the number (citation_form.py).
+        schema["required"] = [name for name in schema["required"] if name != "ratio"]
+        if not schema["required"]:
+            del schema["required"]
+        schema["properties"]["fromStudy"] = model_schema("spec.replay.fromStudy", StudyCitation)
     return _with_rules(path, schema)
 
 

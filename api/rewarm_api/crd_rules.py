@@ -181,7 +181,7 @@ _SPEC = [
     ),
     rule(
         "!has(self.gates) || !has(self.gates.onForgetting) || self.gates.onForgetting != 'RaiseReplay' || "
-        "(has(self.replay) && self.replay.ratio > 0.0)",
+        "(has(self.replay) && (!has(self.replay.ratio) || self.replay.ratio > 0.0))",
         "RaiseReplay needs a replay ratio above 0 to raise; add replay, or use Warn or Stop",
         fieldPath=".gates.onForgetting",
     ),
@@ -323,9 +323,11 @@ RULES: dict[str, list[CelRule]] = {
     "spec.corpus.sources[].uri": [TEXT_ADDRESS, NO_USER, INSIDE],
     "spec.replay": [
         _WEIGHTS,
+        exactly_one("ratio", "fromStudy"),
         rule("!(has(self.fromRun) && has(self.sources) && size(self.sources) > 0)", "exactly one of sources | fromRun"),
         rule(
-            "self.ratio == 0.0 || has(self.fromRun) || (has(self.sources) && size(self.sources) > 0)",
+            "(has(self.ratio) && self.ratio == 0.0) || has(self.fromRun) || "
+            "(has(self.sources) && size(self.sources) > 0)",
             "exactly one of sources | fromRun when ratio > 0; add sources to replay, or set ratio to 0",
         ),
         rule(

@@ -75,8 +75,9 @@ def _root() -> dict[str, Any]:
     template["required"] = [name for name in template["required"] if name not in ("baseModel", "budget")]
     # The grid sets it; a server would have to refuse a template without it.
     replay = template["properties"]["replay"]
-    replay.pop("required")
-    replay["properties"].pop("ratio")
+    replay.pop("required", None)
+    for name in ("ratio", "fromStudy"):
+        replay["properties"].pop(name)
     spec["properties"]["template"]["properties"]["spec"] = template
     spec["properties"]["grid"]["properties"]["models"]["items"]["properties"]["baseModel"] = template["properties"][
         "baseModel"

@@ -11,6 +11,7 @@ from typing import Any
 
 from rewarm_api.corpus import CitedRatio
 from rewarm_api.errors import Problem
+from rewarm_api.fields import NAME_PATTERN
 from rewarm_api.finish_rules import models_of, runs_of
 from rewarm_api.messages import NOTHING
 from rewarm_api.rules import named_sources
@@ -46,12 +47,9 @@ def address_problems(spec: Any, local: bool | None) -> Iterator[Problem]:
         yield from _run_problems("spec.replay.fromRun", spec.replay.from_run, local)
     yield from _finish_problems(spec, local)
     if local is False and spec.replay is not None and isinstance(spec.replay.ratio, CitedRatio):
-        yield Problem(
-            "spec.replay.ratio",
-            f"fromStudy {spec.replay.ratio.from_study}",
-            "a number: a cluster cannot read this machine's studies",
-            "write the ratio that `rewarm plan` shows for this manifest",
-        )
+        study = spec.replay.ratio.from_study
+        if study is not None and not re.fullmatch(NAME_PATTERN, study):
+            yield _local_only("spec.replay.ratio.fromStudy", study, "the name of a study of this namespace")
     for field, part in (("checkpoints", spec.checkpoints), ("cache", spec.cache)):
         if part is not None and part.uri is not None:
             yield from _folder_problems(f"spec.{field}.uri", part.uri, local)

@@ -35,7 +35,7 @@ def resolve(
     """The snapshot of a run that `validate` found valid. `uid` names this run among others of its name.
 
     `defaults` are a cluster's (`cluster_problems` says what is missing even with them); a local run has none.
-    `cited` is what the study answers that `replay.ratio` names, if it names one.
+    `cited` is what the study answers that `replay.ratio` names, if it names one. On a cluster preparation asks it.
     """
     run = run if defaults is None else completed(run, defaults)
     given = run.spec
@@ -46,7 +46,7 @@ def resolve(
         base_model=_base_model(given.base_model),
         sources=sources,
         mixture=_mixture(given.mixture),
-        replay=_replay(given.replay, cited),
+        replay=_replay(given.replay, cited, later=defaults is not None),
         schedule=_schedule(given),
         budget=result.Budget(
             tokens=given.budget.tokens,
@@ -187,14 +187,17 @@ def _source(group: result.Group, given: corpus.Source, even: bool) -> result.Sou
     )
 
 
-def _replay(given: corpus.Replay | None, cited: result.CitedStudy | None) -> result.Replay:
+def _replay(given: corpus.Replay | None, cited: result.CitedStudy | None, *, later: bool) -> result.Replay:
     if given is None:
         return result.Replay(ratio=0.0, from_run=None, method="Interleave", max_repeats=4)
     from_run, ratio = given.from_run, given.ratio
+    asked = None
     if isinstance(ratio, corpus.CitedRatio):
-        if cited is None:
+        if cited is None and not later:
             raise ValueError(f"the study {ratio.from_study} was not asked")
-        ratio = cited.ratio
+        if cited is None:
+            asked = ratio.model_dump(mode="json", by_alias=True, exclude_none=True)
+        ratio = 0.0 if cited is None else cited.ratio
     return result.Replay(
         ratio=ratio,
         from_run=None if from_run is None else result.FromRun(name=from_run.name, path=from_run.path),
@@ -203,6 +206,7 @@ def _replay(given: corpus.Replay | None, cited: result.CitedStudy | None) -> res
         meta_experience=_meta_experience(given),
         adaptive=None if given.adaptive is None else result.Adaptive(**given.adaptive.model_dump()),
         cited=cited,
+        asked=asked,
     )
 
 

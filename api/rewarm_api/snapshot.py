@@ -122,6 +122,9 @@ class Replay(Frozen):
     meta_experience: MetaExperience | None = added(None, "only with the method MetaExperienceReplay")
     adaptive: Adaptive | None = added(None, "None: the ratio stands")
     cited: CitedStudy | None = added(None, "the study that the ratio was taken from")
+    asked: dict[str, Any] | None = added(
+        None, "on a cluster: the study that preparation asks, as `cited.asked`; the ratio is 0 until it has answered"
+    )
 
 
 class BaseModelSource(Frozen):

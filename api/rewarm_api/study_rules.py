@@ -196,4 +196,4 @@ def no_study(document: Any) -> Problem | None:
     """The problem of a study where a run is expected; None for anything else."""
     if not isinstance(document, Mapping) or document.get("kind") != "MixtureStudy":
         return None
-    return Problem("kind", "MixtureStudy", "ContinualRun", "use `rewarm study` for a study, on this machine")
+    return Problem("kind", "MixtureStudy", "ContinualRun", "use `rewarm study`, or kubectl apply on a cluster")

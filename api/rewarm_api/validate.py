@@ -22,6 +22,7 @@ from rewarm_api import (  # noqa: F401
     subset_rules,
 )
 from rewarm_api.benchmarks import benchmark_problems
+from rewarm_api.citation_form import written_out
 from rewarm_api.errors import Problem
 from rewarm_api.messages import found_text
 from rewarm_api.order_warnings import ascending_warnings
@@ -84,7 +85,7 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
     if not isinstance(document, Mapping):
         problem = Problem("", found_text(document), "a ContinualRun manifest: a mapping", "start with `apiVersion:`")
         return Validation((problem,), (), None, ())
-    given = without_server_fields(without_nulls(dict(document)))
+    given = written_out(without_server_fields(without_nulls(dict(document))))
     reader = Reader()
     run = reader.model(ContinualRun, given, "")
     problems = list(reader.problems)

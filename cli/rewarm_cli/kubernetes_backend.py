@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rewarm_api.citation_form import for_a_server
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
 from rewarm_cli import watching
 from rewarm_cli.cluster import EVENTS, PODS, RUNS, Cluster, connect
@@ -43,7 +44,7 @@ class Kubernetes:
             raise ManifestError(
                 Problem("metadata.namespace", given, self.namespace, f"remove it, or choose it with -n {given}")
             )
-        body = {**document, "metadata": {**document["metadata"], "namespace": self.namespace}}
+        body = for_a_server({**document, "metadata": {**document["metadata"], "namespace": self.namespace}})
         name = body["metadata"]["name"]
         for _ in range(_CONFLICTS):
             try:

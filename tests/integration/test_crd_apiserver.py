@@ -94,6 +94,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a run without replay that measures forgetting": {
         "spec.replay": "{ratio: 0, sources: [{name: general, uri: s3://c/g.jsonl}]}"
     },
+    "a ratio from a study": {
+        "spec.replay": "{fromStudy: {name: mix, tolerance: 3%}, sources: [{name: general, uri: s3://c/g.jsonl}]}"
+    },
+    "a raise of a ratio from a study": {
+        "spec.replay": "{fromStudy: {name: mix}, sources: [{name: general, uri: s3://c/g.jsonl}]}",
+        "spec.gates": "{onForgetting: RaiseReplay, maxForgetting: 0.1}",
+    },
     "epochs": {"spec.budget": "{epochs: 1.5}"},
     "quantities as integers and text": {
         "spec.training.globalBatchTokens": "16K",
@@ -150,6 +157,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a ratio beyond one": ({"spec.replay": "{ratio: 1.2}"}, "spec.replay.ratio"),
     "a ratio of one": ({"spec.replay": "{ratio: 1, sources: [{name: g, uri: s3://c/g}]}"}, "spec.replay.ratio"),
     "replay of nothing": ({"spec.replay": "{ratio: 0.5}"}, "add sources to replay, or set ratio to 0"),
+    "a ratio and a study": (
+        {"spec.replay": "{ratio: 0.5, fromStudy: {name: mix}, sources: [{name: g, uri: s3://c/g.jsonl}]}"},
+        "exactly one of ratio | fromStudy",
+    ),
+    "neither ratio nor study": (
+        {"spec.replay": "{sources: [{name: g, uri: s3://c/g.jsonl}]}"}, "exactly one of ratio | fromStudy",
+    ),
+    "a study of nothing to replay": ({"spec.replay": "{fromStudy: {name: mix}}"}, "add sources to replay"),
+    "a study in a folder": (
+        {"spec.replay": "{fromStudy: {name: ../mix}, sources: [{name: g, uri: s3://c/g.jsonl}]}"}, "fromStudy.name",
+    ),
+    "the local form of a citation": (
+        {"spec.replay": "{ratio: {fromStudy: ./mix}, sources: [{name: g, uri: s3://c/g.jsonl}]}"}, "spec.replay.ratio",
+    ),
     "no base model": ({"spec.baseModel": "{}"}, "exactly one of huggingFace"),
     "two base models": ({"spec.baseModel.s3": "{uri: s3://a/b}"}, "exactly one of huggingFace"),
     "a base model on a laptop": ({"spec.baseModel": "{file: {path: x}}"}, "a cluster cannot read this machine's files"),
@@ -247,6 +268,7 @@ def test_before_the_digest_a_typo_can_be_mended(api, run):
         ({"training": {"seed": 5}}, "spec.training"),
         ({"training": {"seed": None}}, "spec.training"),
         ({"replay": {"ratio": 0.0}}, "spec.replay"),
+        ({"replay": {"ratio": None, "fromStudy": {"name": "mix"}}}, "spec.replay"),
         ({"cache": None}, "spec.cache"),
         ({"gates": {"maxForgetting": 0.5}}, "spec.gates"),
         ({"gates": {"minGain": 0.5}}, "spec.gates"),

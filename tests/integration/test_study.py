@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rewarm_api.defaults import Defaults
 from rewarm_api.manifest import read_manifest, set_path
 from rewarm_api.reported import Termination
+from rewarm_api.resolve import resolve
+from rewarm_api.validate import validate
 from rewarm_trainer.runlog import read_records
 from rewarm_trainer.stored import StoredRun
 from rewarm_trainer.workdir import WorkFolder, read_snapshot
@@ -298,3 +302,74 @@ def test_a_run_that_left_nothing_is_missing_input(stored, fit):
     assert said is not None
     assert said.outcome == "MissingInput"
     assert "study-r0-5-t20000" in said.message
+
+
+@pytest.fixture
+def prepare(stored, fit, here, tmp_path):
+    """The prepare pod of a run that cites the study by name, of the same text and base, on claims."""
+    assert fit()[0] == 0
+    for name, source in (("trainer", ROOT / "trainer/rewarm_trainer"), ("docs", ROOT / "docs")):
+        (stored / "texts" / name).mkdir(parents=True, exist_ok=True)
+        for path in [*source.glob("*.py"), *source.glob("*.md")]:
+            shutil.copy(path, stored / "texts" / name)
+    base = here / "studies" / "base"
+    shutil.copytree(base / "checkpoints", stored / "runs/team/base", dirs_exist_ok=True)
+    (stored / "cache").mkdir(exist_ok=True)
+
+    def run(uid: str = "citing-1", study: str = "study") -> tuple[int, Termination | None, str]:
+        document = yaml.safe_load(_citing(here).read_text())
+        spec = document["spec"]
+        spec["baseModel"] = {"run": {"name": "base"}}
+        spec["corpus"]["sources"][0]["uri"] = "claim://texts/trainer/*.py"
+        spec["replay"]["sources"][0]["uri"] = "claim://texts/docs/*.md"
+        del spec["replay"]["ratio"]
+        spec["replay"]["fromStudy"] = {"name": study, "tolerance": "1%"}
+        spec |= {"checkpoints": {"uri": "claim://runs/team/citing/"}, "cache": {"uri": "claim://cache/shared/"}}
+        validation = validate(document, local=False)
+        assert validation.run is not None, validation.problems
+        snapshot = resolve(validation.run, uid=uid, defaults=Defaults())
+        assert snapshot.replay.asked == {"fromStudy": study, "tolerance": "1%", "extrapolate": False}
+        home = Path(tempfile.mkdtemp(dir=tmp_path))
+        (home / "snapshot.json").write_text(json.dumps({**snapshot.to_json(), "digest": snapshot.digest}))
+        environment = {
+            **os.environ, "REWARM_CONFIG": str(home), "REWARM_HOME": str(home), "REWARM_CLAIMS": str(stored),
+            "REWARM_TERMINATION_LOG": str(home / "termination-log"), "HOME": str(home), "REWARM_RUN": "citing",
+            "REWARM_NAMESPACE": "team", "REWARM_RUN_UID": uid,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "rewarm_trainer.pod", "prepare"]
+        ended = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
+        return ended.returncode, Termination.parse((home / "termination-log").read_text()), ended.stderr
+
+    os.environ["REWARM_CLAIMS"] = str(stored)
+    StoredRun.of(WorkFolder(base), "claim://runs/team/base/").save()
+    del os.environ["REWARM_CLAIMS"]
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_on_a_cluster_takes_its_ratio_from_the_study_beside_it(studied, stored, prepare, here, rewarm):
+    _, artefact, _ = studied
+    local = json.loads(rewarm("plan", _citing(here), "-o", "json").stdout)
+    code, _, log = prepare()
+    assert code == 0, log
+    own = json.loads((stored / "runs/team/citing/run/snapshot.json").read_text())
+    assert own["replay"]["ratio"] == local["cited"]["ratio"]
+    assert own["replay"]["cited"]["study"] == artefact["name"]
+    assert "asked" not in own["replay"]
+    pinned = json.loads((stored / "cache/shared/runs/citing-1/cited.json").read_text())
+    assert pinned == own["replay"]["cited"]
+    # Whatever becomes of the study: it is not asked again, not even by a run made again under the old name.
+    study = stored / "runs/team/study/study.json"
+    kept = study.read_bytes()
+    study.unlink()
+    assert prepare()[0] == 0
+    assert prepare("citing-2")[0] == 0
+    study.write_bytes(kept)
+
+
+@pytest.mark.slow
+def test_a_run_whose_study_is_not_there_waits_for_it(prepare):
+    code, said, _ = prepare("citing-3", "nobody")
+    assert code == 66
+    assert said is not None
+    assert "claim://runs/team/nobody/study.json" in said.message

@@ -50,6 +50,8 @@ def _as_manifest(experiment: dict[str, Any], document: Mapping[str, Any]) -> dic
     spec["cache"] = {"uri": spec.pop("cacheUri")}
     if cited := spec["replay"].pop("cited", None):
         spec["replay"]["ratio"] = cited["asked"]
+    if asked := spec["replay"].pop("asked", None):
+        spec["replay"]["ratio"] = asked
     sources = spec.pop("sources")
     for group, place in ((Group.CORPUS, "corpus"), (Group.REPLAY, "replay")):
         own = [

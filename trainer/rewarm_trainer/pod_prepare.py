@@ -18,6 +18,7 @@ from rewarm_trainer.corpus.mirror import Mirror
 from rewarm_trainer.corpus.prepare import shared_cache
 from rewarm_trainer.experiment import changes
 from rewarm_trainer.files import write_bytes
+from rewarm_trainer.pod_citation import with_citation
 from rewarm_trainer.pod_settings import Pod, experiment_digest
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.reporter import Reporter
@@ -75,6 +76,7 @@ def open_work(pod: Pod) -> tuple[WorkFolder, Snapshot]:
     stored.restore(warnings.append)
     # Only now: the log that they go to is among what came.
     warn(work, warnings)
+    snapshot = with_citation(pod, work, snapshot, pinned_at(pod, snapshot))
     check_experiment(work, snapshot, stored.uri)
     write_snapshot(work, snapshot)
     return work, snapshot

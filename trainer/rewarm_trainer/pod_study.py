@@ -110,11 +110,13 @@ def _fetch(folder: StudyFolder, child: ChildRun, uri: str) -> None:
         data = stored.read(name)
         if data is None:
             raise MissingInputError(
-                f"{stored.uri}{name}: run {child.name} of the study has left none, or it is not whole"
+                f"{join(stored.uri, name)}: run {child.name} of the study has left none, or it is not whole"
             )
         write_bytes(work.root / name, data)
     if not is_finished(folder, child):
-        raise MissingInputError(f"{stored.uri}report.json: found no verdict; run {child.name} is not finished")
+        raise MissingInputError(
+            f"{join(stored.uri, 'report.json')}: found no verdict; run {child.name} is not finished"
+        )
 
 
 def _find_again(folder: StudyFolder, store: Storage) -> None:

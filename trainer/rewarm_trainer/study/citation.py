@@ -36,12 +36,15 @@ def cite(run: ContinualRun, root: Path, stored: Snapshot | None = None) -> Cited
     if stored is not None and stored.replay.cited is not None and stored.replay.cited.asked == _as_json(asked):
         return stored.replay.cited
     folder = study_folder(asked.from_study, root)
-    artefact = _load(folder)
-    model = _model(artefact, asked.model)
-    tolerance = asked.tolerance or artefact["tolerance"]
     batch = run.spec.training.global_batch_tokens
     assert run.spec.budget.tokens is not None, "a citation with a budget in epochs is refused by validation"
-    tokens = -(-run.spec.budget.tokens // batch) * batch
+    return answered(asked, _load(folder), -(-run.spec.budget.tokens // batch) * batch, str(folder))
+
+
+def answered(asked: CitedRatio, artefact: Mapping[str, Any], tokens: int, where: str) -> CitedStudy:
+    """What a finished study answers for a budget in tokens. `where` it lies, for messages."""
+    model = _model(artefact, asked.model)
+    tolerance = asked.tolerance or artefact["tolerance"]
     try:
         answer = largest_share(
             laws_of(artefact, [tokens]),
@@ -51,7 +54,7 @@ def cite(run: ContinualRun, root: Path, stored: Snapshot | None = None) -> Cited
             extrapolate=asked.extrapolate,
         )
     except ExtrapolationError as error:
-        raise ManifestError([_outside(problem, folder) for problem in error.problems]) from None
+        raise ManifestError([_outside(problem, where) for problem in error.problems]) from None
     if answer is None:
         words = f"study {artefact['name']}, in which no ratio keeps a tolerance of {tolerance} at {tokens} tokens"
         raise ManifestError(
@@ -111,8 +114,8 @@ def _model(artefact: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
     )
 
 
-def _outside(problem: Problem, folder: Path) -> Problem:
-    found = f"{problem.field} {problem.found}, which study {folder} did not measure"
+def _outside(problem: Problem, where: str) -> Problem:
+    found = f"{problem.field} {problem.found}, which study {where} did not measure"
     fix = "change the run or the study, or set extrapolate: true in ratio"
     return Problem(FIELD, found, problem.expected, fix)
 

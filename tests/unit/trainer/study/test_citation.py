@@ -258,7 +258,7 @@ def test_what_validation_refuses(ratio, spec, field):
     assert [problem.field for problem in validation.problems] == [field]
 
 
-def test_a_cluster_takes_a_number():
-    document, _ = run_of({"fromStudy": "mix"})
+def test_a_cluster_takes_a_name():
+    document, _ = run_of({"fromStudy": "./mix"})
     problems = {problem.field: problem for problem in validate(document, local=False).problems}
-    assert "a cluster cannot read" in problems["spec.replay.ratio"].expected
+    assert "a cluster cannot read" in problems["spec.replay.ratio.fromStudy"].expected
