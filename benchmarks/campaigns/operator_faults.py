@@ -197,6 +197,8 @@ class Campaign:
             self.tally.struck(kind, problems if number == 0 or not problems else ["as the one before"], count)
         self.tally.attempts_without_cause += outcome.without_cause
         self.tally.jobs_doubled += outcome.doubled
+        for problem in problems:
+            print(f"operator: {', '.join(outcome.struck)}: {problem}", file=sys.stderr)
         print(f"operator: {self.tally.injected} faults, {self.tally.survived} survived", file=sys.stderr, flush=True)
 
 

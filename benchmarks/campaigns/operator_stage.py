@@ -81,6 +81,12 @@ class Keeper:
         self._thread.join(30)
         self.operator.kill()
 
+    def lead(self) -> None:
+        """Until it is the active one, however often it has to be started."""
+        give_up = time.monotonic() + PATIENCE
+        while self.operator.metric("rewarm_operator_leader") != 1.0 and time.monotonic() < give_up:
+            time.sleep(0.1)
+
     def _run(self) -> None:
         while not self._leaving.is_set():
             assert self.operator.process is not None

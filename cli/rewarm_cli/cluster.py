@@ -50,6 +50,7 @@ class Resource:
 
 
 RUNS = Resource("/apis/rewarm.dev/v1alpha1", "continualruns", "ContinualRun", "rewarm.dev")
+STUDIES = Resource("/apis/rewarm.dev/v1alpha1", "mixturestudies", "MixtureStudy", "rewarm.dev")
 PODS = Resource("/api/v1", "pods", "Pod")
 EVENTS = Resource("/api/v1", "events", "Event")
 

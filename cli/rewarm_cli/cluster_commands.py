@@ -34,7 +34,7 @@ WaitAnswer = Annotated[bool, typer.Option("--wait/--no-wait", help="wait for the
 
 def submit(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="a ContinualRun manifest; - reads it from standard input")
+        Path, typer.Argument(metavar="FILE", help="manifest of a run or a study; - reads it from standard input")
     ],
     change: Annotated[
         list[str] | None,
@@ -70,7 +70,7 @@ def status(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Tell the story of a run on one screen."""
+    """Tell the story of a run on one screen; `study/NAME`: of a study."""
     from rewarm_cli import words
 
     raise typer.Exit(words.status(words.Where(namespace, context, kubeconfig), name, watch, output))

@@ -15,7 +15,7 @@ from typing import Any
 from rewarm_api.citation_form import for_a_server
 from rewarm_api.errors import ManifestError, MissingInputError, Problem
 from rewarm_cli import watching
-from rewarm_cli.cluster import EVENTS, PODS, RUNS, Cluster, connect
+from rewarm_cli.cluster import EVENTS, PODS, RUNS, STUDIES, Cluster, Resource, connect
 from rewarm_cli.cluster_errors import ConflictError, GoneError, meant
 from rewarm_cli.logs import CONTAINER, Follower, Pod, Selection, pod_of, snapshot_lines
 from rewarm_cli.records import PROMOTE, LogLine, Run, RunEvent, run_of
@@ -39,27 +39,44 @@ class Kubernetes:
 
     def submit(self, document: Mapping[str, Any], folder: Path, *, dry_run: bool = False) -> Run:
         """Create, or update what is there. Strict: an unknown field is refused. `folder` means nothing on a cluster."""
+        return _done(*self._apply(RUNS, for_a_server(dict(document)), dry_run))
+
+    def apply_study(self, document: Mapping[str, Any], *, dry_run: bool = False) -> tuple[dict[str, Any], str]:
+        """Create the study, or update what is there; the object, and what was done."""
+        return self._apply(STUDIES, document, dry_run)
+
+    def get_study(self, name: str) -> dict[str, Any]:
+        """Raises MissingInputError (66) when it is not there."""
+        try:
+            return self._cluster.get(STUDIES, self.namespace, name)
+        except GoneError:
+            words = f"study {name}: found none in namespace {self.namespace}; see kubectl get mixturestudies"
+            raise MissingInputError(words) from None
+
+    def _apply(self, resource: Resource, document: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], str]:
         given = document["metadata"].get("namespace")
         if given not in (None, self.namespace):
             raise ManifestError(
                 Problem("metadata.namespace", given, self.namespace, f"remove it, or choose it with -n {given}")
             )
-        body = for_a_server({**document, "metadata": {**document["metadata"], "namespace": self.namespace}})
+        body = {**document, "metadata": {**document["metadata"], "namespace": self.namespace}}
         name = body["metadata"]["name"]
         for _ in range(_CONFLICTS):
             try:
-                return _done(self._cluster.create(RUNS, self.namespace, body, dry_run=dry_run), "created")
+                return self._cluster.create(resource, self.namespace, body, dry_run=dry_run), "created"
             except ConflictError:
                 pass
             try:
-                return self._update(name, body, dry_run)
+                return self._update(resource, name, body, dry_run)
             except (ConflictError, GoneError):
                 # Somebody wrote, or deleted it, in between.
                 continue
         raise ConflictError(Problem(name, "a change by somebody else each time", "a quiet moment", "submit it again"))
 
-    def _update(self, name: str, body: Mapping[str, Any], dry_run: bool) -> Run:
-        before = self._cluster.get(RUNS, self.namespace, name)
+    def _update(
+        self, resource: Resource, name: str, body: Mapping[str, Any], dry_run: bool
+    ) -> tuple[dict[str, Any], str]:
+        before = self._cluster.get(resource, self.namespace, name)
         if "deletionTimestamp" in before["metadata"]:
             raise ManifestError(
                 Problem("metadata.name", f"{name}, which is being deleted", "a free name", "wait until it is gone")
@@ -70,8 +87,8 @@ class Kubernetes:
             metadata |= {key: merged} if merged else {}
         after = {**before, "spec": body["spec"], "metadata": metadata}
         if after == before:
-            return _done(before, "unchanged")
-        return _done(self._cluster.replace(RUNS, self.namespace, name, after, dry_run=dry_run), "configured")
+            return before, "unchanged"
+        return self._cluster.replace(resource, self.namespace, name, after, dry_run=dry_run), "configured"
 
     def list(self, *, all_namespaces: bool = False, selector: str = "") -> list[Run]:
         items, _ = self._cluster.list(RUNS, None if all_namespaces else self.namespace, labels=selector)

@@ -5,55 +5,22 @@ Results go to standard output, progress and hints to standard error. Decides exi
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from rewarm_api.errors import ManifestError, Problem, RewarmError
-from rewarm_cli import durations, status_view
-from rewarm_cli.client import Kubernetes, RewarmClient
+from rewarm_cli import durations, status_view, study_words
+from rewarm_cli.client import RewarmClient
 from rewarm_cli.output import Form, console, emit, emit_yaml, say, show, table, warn
 from rewarm_cli.records import Run
 from rewarm_cli.status_view import one_line
+from rewarm_cli.where import Where as Where
 
 NO = 1
 """The run ended otherwise, or the answer is no."""
-_INTERRUPTED = 130
-_LAST_RESORT_SECONDS = 2.0
-
-
-class Where(NamedTuple):
-    """Which cluster and namespace, by the options of every word."""
-
-    namespace: str
-    context: str | None
-    kubeconfig: str | None
-
-    def client(self) -> RewarmClient:
-        signal.signal(signal.SIGINT, _interrupted)
-        return RewarmClient(Kubernetes(namespace=self.namespace, context=self.context, kubeconfig=self.kubeconfig))
-
-    def command(self, word: str, run: Run) -> str:
-        """The next command, to be copied from the screen."""
-        root = "kubectl rewarm" if Path(sys.argv[0]).name.startswith("kubectl-rewarm") else "rewarm"
-        options = f" -n {run.namespace}" if self.namespace else ""
-        options += f" --context {self.context}" if self.context else ""
-        options += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
-        return f"{root} {word.format(run.name)}{options}"
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C. An exception that falls into a destructor or a callback is lost there: then a timer ends the process."""
-    last_resort = threading.Timer(_LAST_RESORT_SECONDS, os._exit, (_INTERRUPTED,))
-    last_resort.daemon = True
-    last_resort.start()
-    raise KeyboardInterrupt
 
 
 def submit(
@@ -72,6 +39,8 @@ def submit(
     content = document.read(path, changes)
     if name and isinstance(content.get("metadata"), dict):
         content["metadata"]["name"] = name
+    if study_words.is_study(content):
+        return study_words.submit(where, content, dry_run, output, waits=wait_for_end or follow)
     checked = validate(content, local=False)
     warn(checked.warnings)
     if not checked.valid:
@@ -96,6 +65,8 @@ def submit(
 
 
 def status(where: Where, name: str, watch: bool, output: Form) -> int:
+    if study := study_words.named(name):
+        return study_words.status(where, study, output)
     client = where.client()
     if not watch:
         run = client.get(name)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rewarm_api.frozen import digest_of
 from rewarm_api.operation import Compute
 from rewarm_api.run import API_VERSION, KIND
 from rewarm_api.study_runs import ChildRun
@@ -97,7 +98,10 @@ def fit_job(facts: PodFacts, spent: Mapping[str, int]) -> Json:
     template = pod_objects.fit_template(facts)
     job = _job(facts, names.fit_job(facts.run_name), names.FIT, template)
     job["metadata"]["labels"] = {**template["metadata"]["labels"], **_queue_labels(facts.compute)}
-    job["metadata"]["annotations"] = {names.SPENT_ANNOTATION: json.dumps(dict(spent), sort_keys=True)}
+    job["metadata"]["annotations"] = {
+        names.SPENT_ANNOTATION: json.dumps(dict(spent), sort_keys=True),
+        names.MADE_AS_ANNOTATION: digest_of(facts.study),
+    }
     job["metadata"]["ownerReferences"] = [study_reference(facts.run)]
     job["spec"] |= {"completions": 1, "parallelism": 1}
     return job

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rewarm_api.frozen import digest_of
 from rewarm_api.study_status import StudyResult
 from rewarm_operator import attempts, names, objects, pods, waits
 from rewarm_operator.actions import DeleteJob
@@ -24,10 +25,14 @@ def advance(visit: StudyVisit) -> None:
     if job is None:
         _tell_fitting(visit)
         _post(visit, {})
-    elif "deletionTimestamp" not in job["metadata"]:
-        _watch(visit, job)
-    else:
+    elif "deletionTimestamp" in job["metadata"]:
         _tell_fitting(visit)
+    elif (job["metadata"].get("annotations") or {}).get(names.MADE_AS_ANNOTATION) != digest_of(_text(visit)):
+        # Asked before an edit: of another grid, or another tolerance.
+        _tell_fitting(visit)
+        _replace(visit, job, {})
+    else:
+        _watch(visit, job)
 
 
 def _watch(visit: StudyVisit, job: Object) -> None:
@@ -93,6 +98,10 @@ def _retry(visit: StudyVisit, job: Object, end: attempts.End) -> None:
     if wait > 0:
         visit.wake(wait)
         return
+    _replace(visit, job, spent)
+
+
+def _replace(visit: StudyVisit, job: Object, spent: dict[str, int]) -> None:
     metadata = job["metadata"]
     visit.deletes.append(DeleteJob(str(metadata["name"]), str(metadata["uid"])))
     _post(visit, spent)
@@ -128,8 +137,12 @@ def _facts(visit: StudyVisit) -> PodFacts:
         snapshot=needs,
         compute=visit.compute,
         settings=visit.settings,
-        study=manifest_text(visit.study, visit.settings),
+        study=_text(visit),
     )
+
+
+def _text(visit: StudyVisit) -> str:
+    return manifest_text(visit.study, visit.settings)
 
 
 def _spent(job: Object) -> dict[str, int]:

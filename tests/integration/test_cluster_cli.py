@@ -426,3 +426,75 @@ def test_control_c_is_clean(shell, name):
     done = finish(waiting)
     assert done.code == 130
     assert "Traceback" not in done.err
+
+
+STUDIES = "/apis/rewarm.dev/v1alpha1/namespaces/default/mixturestudies"
+STUDY_CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/mixturestudies.rewarm.dev"
+
+
+@pytest.fixture
+def study(shell: Shell) -> str:
+    """The example's study, where its kind is served."""
+    shell.plane.apply((ROOT / "crds/mixturestudies.yaml").read_text())
+    shell.plane.api.wait(STUDY_CRD, is_established)
+    return str(ROOT / "examples" / "study-on-a-cluster.yaml")
+
+
+def test_a_study_is_submitted_and_its_answers_are_shown(shell, study):
+    done = shell.run("submit", study)
+    assert (done.code, done.out) == (0, "mixturestudy.rewarm.dev/pubmed-mix created\n"), done.err
+    assert "status study/pubmed-mix" in done.err
+    assert shell.run("submit", study).out.endswith("unchanged\n")
+    assert shell.run("submit", study, "--set", "spec.parallelism=5").out.endswith("configured\n")
+    answer = {"tokens": 500_000_000, "replayRatio": 0.1875, "low": 0.15, "high": 0.21, "law": "CMR", "tolerance": "2%"}
+    told = {
+        "type": "Stalled",
+        "status": "True",
+        "reason": "RunStalled",
+        "message": "run x: MissingSecret",
+        "lastTransitionTime": "2026-11-21T12:00:00Z",
+    }
+    status = {
+        "summary": "Training",
+        "runs": {"total": 8, "finished": 3, "running": 2, "failed": 0},
+        "conditions": [told],
+    }
+    status["answers"] = {"largestShare": [answer]}
+    code, body = shell.plane.api.call("PATCH", f"{STUDIES}/pubmed-mix/status", {"status": status})
+    assert code == 200, body
+    shown = shell.run("status", "study/pubmed-mix")
+    assert shown.code == 0, shown.err
+    for words in (
+        "8: 3 finished, 2 running, 0 failed",
+        "RunStalled: run x: MissingSecret",
+        "0.1875",
+        "old text within 2%",
+    ):
+        assert words in shown.out
+    assert '"parallelism": 5' in shell.run("status", "mstudy/pubmed-mix", "-o", "json").out
+
+
+def test_a_study_that_is_wrong_or_not_there(shell, study):
+    refused = shell.run("submit", study, "--set", "spec.grid.replayRatios=[0, 0.5]")
+    assert refused.code == 64
+    assert "spec.grid.replayRatios" in refused.err
+    assert shell.run("submit", study, "--wait").code == 64
+    missing = shell.run("status", "study/nobody")
+    assert missing.code == 66
+    assert "study nobody" in missing.err
+
+
+def test_a_citation_is_sent_as_a_server_holds_it(shell, document, tmp_path):
+    import yaml
+
+    document["spec"]["replay"] = {
+        "ratio": {"fromStudy": "mix", "tolerance": "3%"},
+        "sources": [{"name": "general", "uri": "s3://corpora/general.jsonl", "license": "MIT"}],
+    }
+    path = tmp_path / "citing.yaml"
+    path.write_text(yaml.safe_dump(document))
+    done = shell.run("submit", str(path))
+    assert done.code == 0, done.err
+    kept = shell.plane.api.get(f"{RUNS}/{document['metadata']['name']}")["spec"]["replay"]
+    assert kept["fromStudy"] == {"name": "mix", "tolerance": "3%"}
+    assert "ratio" not in kept

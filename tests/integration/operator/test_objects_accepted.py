@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from operator_world import MANIFEST, World
 from real_cluster import needs_control_plane
+from study_world import StudyWorld
 
 from rewarm_cluster.api import Api
 from rewarm_cluster.control_plane import ControlPlane
 from rewarm_operator import objects
+from rewarm_operator.actions import Create
 from rewarm_operator.starting import pod_facts
 from rewarm_operator.visit import Visit
 
@@ -63,7 +66,23 @@ def bodies(changes: dict[str, Any]) -> list[dict[str, Any]]:
     world.settle()
     facts = [pod_facts(Visit(world.observed(), world.settings), number) for number in (0, 1)]
     posted = [objects.config_map(world.run, {}), objects.service(world.run)]
-    return [*posted, objects.prepare_job(facts[0], {"tries": 1}), objects.attempt_job(facts[1])]
+    jobs = [objects.prepare_job(facts[0], {"tries": 1}), objects.attempt_job(facts[1])]
+    return [*posted, *jobs, fit_job(changes.get("compute", {"gpusPerNode": 0}))]
+
+
+def fit_job(compute: dict[str, Any]) -> dict[str, Any]:
+    """Of a study whose runs are finished."""
+    places = '{uri: "claim://runs/studies/"}'
+    world = StudyWorld(
+        spec__template__spec__compute=json.dumps(compute),
+        spec__template__spec__checkpoints=places,
+    )
+    world.settle()
+    world.finish_runs()
+    del world.cluster.objects["Job", "research", "pubmed-mix-fit"]
+    world.restart()
+    (body,) = [action.body for action in world.decide().actions if isinstance(action, Create)]
+    return dict(body)
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -298,6 +298,7 @@ def test_a_missing_thing_is_waited_for_and_named(fitted):
 
 def test_failures_of_the_fit_are_counted(fitted):
     fitted.edit("spec.template.spec.retries", "{maxFailures: 2}")
+    fitted.settle()
     for _ in range(3):
         assert fitted.status["summary"] == "Fitting"
         fitted.end_fit(70, message="a mistake of ours")
@@ -314,6 +315,23 @@ def test_last_words_that_nobody_read_are_asked_for_again(fitted):
     assert fitted.told_of("Succeeded")[0] == "Unknown"
     assert fitted.status["summary"] == "Fitting"
     assert fitted.names("Job") == ["pubmed-mix-fit"]
+    fitted.end_fit(0, RESULT)
+    fitted.settle()
+    assert fitted.told_of("Succeeded") == ("True", "Answered")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("spec.tolerance", "5%"), ("spec.grid.replayRatios", "[0, 0.05, 0.125, 0.25, 0.5, 0.75, 0.9]")]
+)
+def test_an_edit_while_it_fits_is_fitted_anew(fitted, path, value):
+    first = fitted.there("Job", "pubmed-mix-fit")["metadata"]["uid"]
+    fitted.end_fit(0, RESULT)
+    fitted.edit(path, value)
+    fitted.finish_runs()
+    assert fitted.told_of("Succeeded")[0] == "Unknown"
+    job = fitted.there("Job", "pubmed-mix-fit")
+    assert job["metadata"]["uid"] != first
+    assert fitted.status["runs"]["finished"] == fitted.status["runs"]["total"]
     fitted.end_fit(0, RESULT)
     fitted.settle()
     assert fitted.told_of("Succeeded") == ("True", "Answered")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import ClusterError
+
+PORTS = range(20_000, 30_000)
 
 
 class Processes:
@@ -117,11 +120,15 @@ def until(condition: Callable[[], bool], within_s: float) -> bool:
 
 
 def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
-    """Ports of an address that are free now."""
-    sockets = [socket.create_server((address, 0)) for _ in range(count)]
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
+    """Ports of an address that are free now, below those that systems give to connections (32768 on Linux): of these, a
+    busy machine might take one in the next moment."""
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError):
+            socket.create_server((address, port)).close()
+            ports.append(port)
+        if len(ports) == count:
+            break
     return ports
 
 
