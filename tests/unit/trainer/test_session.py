@@ -6,7 +6,7 @@ import pytest
 from tiny_models import CONFIGS, tiny
 
 from rewarm_api.errors import ManifestError
-from rewarm_trainer.session import check_positions
+from rewarm_trainer.model import check_positions
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
