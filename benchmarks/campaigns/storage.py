@@ -25,7 +25,8 @@ from campaigns.tally import Tally
 from campaigns.world import compare, disk, end_of, undisturbed
 from rewarm_api.errors import DependencyError, RewarmError
 from rewarm_cluster.processes import Processes
-from rewarm_trainer.checkpoint import MANIFEST, MARKER, Checkpoints, copy_files, folder_name
+from rewarm_trainer.checkpoint import MANIFEST, MARKER, Checkpoints, folder_name
+from rewarm_trainer.files import copy_files
 from rewarm_trainer.patience import VARIABLE
 from rewarm_trainer.storage import LocalStorage, S3Storage, Storage
 

@@ -106,7 +106,8 @@ class CountingS3:
 
 def requests_of_checkpoints() -> tuple[float, float]:
     """S3 requests of a commit with the pruning of an old one, and of finding and fetching the newest."""
-    from rewarm_trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, write_bytes_file
+    from rewarm_trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints
+    from rewarm_trainer.files import write_bytes_file
     from rewarm_trainer.storage import open_storage
 
     server = CountingS3()

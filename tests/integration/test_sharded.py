@@ -168,10 +168,3 @@ def test_a_finish_and_a_next_run_begin_from_shards(world: World, sharded: Path) 
     ]
     for name, tensor in found.items():
         assert torch.allclose(tensor, (parts[0][name] + parts[1][name]) / 2, atol=1e-7)
-
-
-def test_what_needs_whole_weights_is_refused(world: World) -> None:
-    manifest = world.manifest("refused", training__parallelism="Sharded", training__adaptation="LoRA")
-    done = world.rewarm("validate", manifest)
-    assert done.code == 64
-    assert "spec.training.parallelism: found Sharded with adaptation LoRA" in done.out + done.err

@@ -21,7 +21,7 @@ from rewarm_trainer.corpus.sets import EvaluationDocuments
 from rewarm_trainer.evaluation import score
 from rewarm_trainer.keeper import load_optimizer, load_weights, optimizer_tensors, weights_of
 from rewarm_trainer.looks import rounded_to, weights_digest
-from rewarm_trainer.model import TokenLosses, build_optimizer
+from rewarm_trainer.model import TokenLosses, build_optimizer, checkpoint_activations, freeze
 from rewarm_trainer.peers import PeerError, Peers
 from rewarm_trainer.update import Updater
 
@@ -62,10 +62,13 @@ def trained(trainer: Trainer, steps: int) -> list[float]:
     return [trainer.apply(step, part(step)).read().loss for step in range(steps)]
 
 
-def beside_replicated(kind: str, **options: Any) -> dict[str, Any]:
-    """Three updates, clipped ones among them, of the same model in both ways."""
+def beside_replicated(kind: str, change: Any = lambda model: None, **options: Any) -> dict[str, Any]:
+    """Three updates, clipped ones among them, of the same model in both ways; `change` prepares each."""
     changes = {"tie_word_embeddings": True} if kind == "llama" else {}
-    plain, own = Trainer(tiny(kind, **changes), micro_rows=2), ShardedTrainer(tiny(kind, **changes), **options)
+    models = tiny(kind, **changes), tiny(kind, **changes)
+    for model in models:
+        change(model)
+    plain, own = Trainer(models[0], micro_rows=2), ShardedTrainer(models[1], **options)
     losses = trained(plain, 3), trained(own, 3)
     moments = whole(optimizer_tensors(own.model, own.optimizer))
     return {
@@ -186,6 +189,8 @@ def main() -> None:
         "gpt_neox": lambda: beside_replicated("gpt_neox"),
         "chunked": lambda: beside_replicated("llama", chunked=True),
         "bf16": lambda: beside_replicated("llama", chunked=True, precision="BF16"),
+        "recomputed": lambda: beside_replicated("llama", lambda model: checkpoint_activations(model, "Full")),
+        "frozen": lambda: beside_replicated("llama", lambda model: freeze(model, ["*embed*", "*layers.0*"])),
         "saved": saved_and_loaded,
         "small": parts_of_small_tensors,
         "not finite": not_finite,

@@ -10,10 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +146,7 @@ class Checkpoints:
     def commit(self, step: int, tokens: int, folder: Path, peers: Alone | Peers | None = None) -> Checkpoint:
         """Publish the files of a staged folder: shards, manifest, marker, in this order.
 
-        With `peers` every process of the run calls this with its own files; rank 0 alone writes manifest and marker,
-        after all files of all are durable.
+        With `peers` every process gives its own files; rank 0 writes the rest once those of all are durable.
         """
         peers = peers or Alone()
         reached("commit.begin")
@@ -164,8 +162,7 @@ class Checkpoints:
         return Checkpoint(step, self._local(step), digest, self.uri(step))
 
     def _publish(self, step: int, tokens: int, folder: Path, peers: Alone | Peers) -> str:
-        """The digest of the manifest ('' on other ranks than 0). The fence is asked before each write: an upload may
-        take minutes."""
+        """The manifest's digest ('' but on rank 0). The fence is asked before each write: uploads may take minutes."""
         name = folder_name(step)
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -178,12 +175,10 @@ class Checkpoints:
             return entries
 
         def upload() -> None:
-            # Here, and not only around all: the others are to hear of a full disk by its name.
-            with disk_errors(folder):
-                for key, path in paths.items():
-                    reached("commit.file")
-                    self.check_fence()
-                    self._store.put_file(f"{name}/{key}", path)
+            for key, path in paths.items():
+                reached("commit.file")
+                self.check_fence()
+                self._store.put_file(f"{name}/{key}", path)
 
         # Nobody writes before all that lay there is gone, and the manifest names nothing that is not durable.
         shares = peers.agree(begin)
@@ -265,6 +260,11 @@ class Checkpoints:
             if not all(is_plain_name(part) for part in file.split("/")):
                 raise DataError(f"{where}/{MANIFEST}: names {file!r}, expected files of the checkpoint itself")
             self._verify_file(f"{name}/{file}", folder / file, expected)
+        for stray in sorted(path for path in folder.glob("*.safetensors") if path.name not in entries):
+            # Of another writer, or another number of processes: who reads the folder by its names would believe it.
+            if isinstance(self._store, LocalStorage):
+                raise DataError(f"{stray}: not in {MANIFEST}; another writer left it, so the weights are ambiguous")
+            stray.unlink()
         return Checkpoint(step, folder, digest, where)
 
     @contextmanager
@@ -357,24 +357,6 @@ class Checkpoints:
 def _is_file(path: Path, expected: dict[str, Any]) -> bool:
     """Whether a file with this content is there."""
     return path.is_file() and path.stat().st_size == expected["size"] and sha256_of(path) == expected["sha256"]
-
-
-def write_json_file(path: Path, value: Any) -> None:
-    """A file inside a staged folder: synced, so that the marker can never reach the disk before it."""
-    write_bytes_file(path, json.dumps(value, indent=1).encode())
-
-
-def write_bytes_file(path: Path, data: bytes) -> None:
-    with disk_errors(path), open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def copy_files(sources: Iterable[Path], folder: Path) -> None:
-    """Copy small files (tokenizer, configuration) into a staged folder."""
-    for path in sources:
-        write_bytes_file(folder / path.name, path.read_bytes())
 
 
 def audit(workdir: Path, verify: bool) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,3 +115,21 @@ def publish_folder(target: Path, fill: Callable[[Path], None]) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
         flush(target.parent)
     return target
+
+
+def write_json_file(path: Path, value: Any) -> None:
+    """A file inside a staged folder: synced, so that the marker can never reach the disk before it."""
+    write_bytes_file(path, json.dumps(value, indent=1).encode())
+
+
+def write_bytes_file(path: Path, data: bytes) -> None:
+    with disk_errors(path), open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_files(sources: Iterable[Path], folder: Path) -> None:
+    """Copy small files (tokenizer, configuration) into a staged folder."""
+    for path in sources:
+        write_bytes_file(folder / path.name, path.read_bytes())

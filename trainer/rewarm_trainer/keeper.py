@@ -26,11 +26,9 @@ from rewarm_trainer.checkpoint import (
     WEIGHTS,
     Checkpoint,
     Checkpoints,
-    copy_files,
-    write_bytes_file,
-    write_json_file,
 )
 from rewarm_trainer.faults import reached
+from rewarm_trainer.files import copy_files, write_bytes_file, write_json_file
 from rewarm_trainer.peers import Alone, Peers
 from rewarm_trainer.runlog import PASSED_OVER
 from rewarm_trainer.sharding import collected, is_sharded, owners, put, state_like

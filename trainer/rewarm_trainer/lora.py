@@ -19,7 +19,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import _CHECKPO
 
 from rewarm_api.errors import DataError
 from rewarm_api.snapshot import Lora
-from rewarm_trainer.checkpoint import WEIGHTS, write_bytes_file
+from rewarm_trainer.checkpoint import WEIGHTS
+from rewarm_trainer.files import write_bytes_file
 from rewarm_trainer.model import blocks_of
 from rewarm_trainer.update import reseed
 

@@ -95,6 +95,22 @@ def check_vocabulary(model: nn.Module, largest_id: int, where: str) -> None:
         )
 
 
+def check_positions(model: nn.Module, sequence_length: int) -> None:
+    """Refuse rows longer than a table of learned positions (64). Rotary positions have no table, and no such end."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()  # type: ignore[operator,union-attr]
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not tokens]
+    if limit and sequence_length > limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables):
+        raise ManifestError(
+            Problem(
+                "spec.training.sequenceLength",
+                str(sequence_length),
+                f"at most {limit}: this base has learned that many positions",
+                f"set {limit} or less, or take a base with rotary positions",
+            )
+        )
+
+
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """The transformer's blocks: the module list with the most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]

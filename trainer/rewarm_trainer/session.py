@@ -130,7 +130,7 @@ class Session:
             raise problem
         self.model = self._fresh_model()
         models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
-        check_positions(self.model, training.sequence_length)
+        models.check_positions(self.model, training.sequence_length)
         models.freeze(self.model, training.freeze)
         self.adapter = lora.add_adapters(self.model, training.lora, training.seed) if training.lora else None
         self.losses = models.TokenLosses(self.model)
@@ -395,19 +395,3 @@ def weighting_of(run: Run) -> Weighting | None:
     if asked is None:
         return None
     return Weighting(asked.strategy, asked.temperature, parse_length(asked.uniform, run.plan.tokens))
-
-
-def check_positions(model: nn.Module, sequence_length: int) -> None:
-    """Refuse rows longer than a table of learned positions (64). Rotary positions have no table, and no such end."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    tokens = model.get_input_embeddings()  # type: ignore[operator,union-attr]
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not tokens]
-    if limit and sequence_length > limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables):
-        raise ManifestError(
-            Problem(
-                "spec.training.sequenceLength",
-                str(sequence_length),
-                f"at most {limit}: this base has learned that many positions",
-                f"set {limit} or less, or take a base with rotary positions",
-            )
-        )

@@ -200,5 +200,4 @@ def test_a_manifest_that_asks_for_gpus_is_told_what_is_on_there(rewarm, manifest
     speed = rewarm("plan", manifest(compute={"nodes": 2, "gpusPerNode": 8}), "-o", "json").json["speed"]
     assert (speed["device"], speed["where"]) == ("cuda", "a node with GPUs")
     (sharded,) = [each for each in speed["techniques"] if each["switch"] == "spec.training.parallelism"]
-    assert not sharded["on"]
-    assert "known when training starts" in sharded["why"]
+    assert (sharded["on"], sharded["why"]) == (False, "the model's size is not known yet")

@@ -9,8 +9,12 @@ import torch
 from tiny_models import CONFIGS, tiny
 
 from rewarm_api.errors import ManifestError
+<<<<<<< HEAD
 from rewarm_trainer.session import Session, check_positions
 from rewarm_trainer.state import TrainState
+=======
+from rewarm_trainer.model import check_positions
+>>>>>>> fsdp
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))

@@ -143,6 +143,17 @@ def test_a_checkpoint_of_two_writers_has_one_manifest(tmp_path: Path) -> None:
         Checkpoints(store, tmp_path / "staging").verify(4)
 
 
+def test_a_part_that_another_writer_left_is_not_believed(tmp_path: Path) -> None:
+    """A writer that froze before its upload and woke up after another one committed."""
+    store = LocalStorage(tmp_path / "checkpoints")
+    written_by_two(tmp_path, [store, store])
+    checkpoints = Checkpoints(store, tmp_path / "staging")
+    folder = checkpoints.verify(4).folder
+    (folder / "model-00003-of-00004.safetensors").write_bytes(b"late")
+    with pytest.raises(DataError, match=r"model-00003-of-00004.safetensors: not in manifest.json"):
+        checkpoints.verify(4)
+
+
 class Full(LocalStorage):
     def put_file(self, key: str, path: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -185,7 +196,7 @@ def pair() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("check", ["llama", "gpt2", "gpt_neox", "chunked"])
+@pytest.mark.parametrize("check", ["llama", "gpt2", "gpt_neox", "chunked", "recomputed", "frozen"])
 def test_sharded_training_is_replicated_training(pair: dict[str, Any], check: str) -> None:
     found = pair[check]
     assert found["sharded"], "the strategy that is really on"

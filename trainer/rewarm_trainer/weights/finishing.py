@@ -17,8 +17,9 @@ from typing import Any
 
 from rewarm_api.errors import DataError
 from rewarm_trainer.benchmarks import Benchmarks
-from rewarm_trainer.checkpoint import STATE, Checkpoint, Checkpoints, folder_name, manifest_root, write_json_file
+from rewarm_trainer.checkpoint import STATE, Checkpoint, Checkpoints, folder_name, manifest_root
 from rewarm_trainer.evaluation import Scores
+from rewarm_trainer.files import write_json_file
 from rewarm_trainer.looks import Looks
 from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.session import Session
