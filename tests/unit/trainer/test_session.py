@@ -9,12 +9,9 @@ import torch
 from tiny_models import CONFIGS, tiny
 
 from rewarm_api.errors import ManifestError
-<<<<<<< HEAD
-from rewarm_trainer.session import Session, check_positions
-from rewarm_trainer.state import TrainState
-=======
 from rewarm_trainer.model import check_positions
->>>>>>> fsdp
+from rewarm_trainer.session import Session
+from rewarm_trainer.state import TrainState
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
