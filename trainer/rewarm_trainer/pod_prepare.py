@@ -76,7 +76,8 @@ def open_work(pod: Pod) -> tuple[WorkFolder, Snapshot]:
     stored.restore(warnings.append)
     # Only now: the log that they go to is among what came.
     warn(work, warnings)
-    snapshot = with_citation(pod, work, snapshot, pinned_at(pod, snapshot))
+    if snapshot.replay.asked is not None:
+        snapshot = with_citation(pod, work, snapshot, pinned_at(pod, snapshot))
     check_experiment(work, snapshot, stored.uri)
     write_snapshot(work, snapshot)
     return work, snapshot

@@ -131,7 +131,7 @@ def test_killed_in_the_middle_each_run_is_made_once(place: Place):
         for number in range(3):
             with place.operator(f"operator-{number}"):
                 wanted = 2 * number + 2
-                place.api.wait(path, lambda study, wanted=wanted: counted(study, "finished") >= wanted)
+                place.api.wait(path, lambda study, wanted=wanted: counted(study, "finished") >= wanted, within_s=180)
         with place.operator("operator-9"):
             study = place.finished(path, within_s=240)
     assert condition(study, "Succeeded") == ("True", "Answered")
@@ -150,7 +150,7 @@ def test_a_run_that_fails_ends_the_study_and_no_other_is_made(place: Place):
 
     path = apply(place)
     with place.kubelet(one_diverges), place.operator():
-        study = place.finished(path)
+        study = place.finished(path, within_s=240)
         assert condition(study, "Succeeded") == ("False", "RunFailed")
         message = next(c["message"] for c in study["status"]["conditions"] if c["type"] == "Succeeded")
         assert message.startswith("run pubmed-mix-r0-05-t500000000: Diverged")
@@ -161,7 +161,7 @@ def test_a_run_that_fails_ends_the_study_and_no_other_is_made(place: Place):
 def test_deleting_a_study_takes_its_runs_and_jobs_along(place: Place):
     path = apply(place)
     with place.kubelet(prepare_only), place.operator():
-        place.api.wait(path, lambda study: counted(study, "running") == 3)
+        place.api.wait(path, lambda study: counted(study, "running") == 3, within_s=180)
         assert place.api.call("DELETE", path)[0] == 200
         place.api.wait(path, lambda study: study is None)
         for name in [run["metadata"]["name"] for run in place.api.get(place.runs)["items"]]:
@@ -176,10 +176,10 @@ def test_what_the_schema_of_a_study_refuses_and_what_the_operator_does(place: Pl
     assert place.api.call("POST", studies(place), document)[0] == 422
     path = apply(place, spec__template__spec__training__globalBatchTokens="1000")
     with place.operator():
-        study = place.api.wait(path, lambda s: condition(s, "SpecValid")[0] == "False")
+        study = place.api.wait(path, lambda s: condition(s, "SpecValid")[0] == "False", within_s=180)
         message = next(c["message"] for c in study["status"]["conditions"] if c["type"] == "SpecValid")
         assert "spec.template.spec.training.globalBatchTokens" in message
         assert place.api.get(place.runs)["items"] == []
         place.edit(path, {"spec": {"template": {"spec": {"training": {"globalBatchTokens": 524288}}}}})
-        place.api.wait(path, lambda s: condition(s, "SpecValid")[0] == "True")
-        place.api.wait(f"{place.runs}/pubmed-mix-r0-t500000000", lambda run: run is not None)
+        place.api.wait(path, lambda s: condition(s, "SpecValid")[0] == "True", within_s=180)
+        place.api.wait(f"{place.runs}/pubmed-mix-r0-t500000000", lambda run: run is not None, within_s=180)
