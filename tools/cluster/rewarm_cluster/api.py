@@ -44,7 +44,10 @@ class Api:
         if connection is not None:
             try:
                 return self._answer(connection, method, path, text, headers)
-            except (http.client.RemoteDisconnected, ConnectionError, http.client.CannotSendRequest):
+            except (
+                http.client.RemoteDisconnected, ConnectionError, http.client.CannotSendRequest,
+                ssl.SSLEOFError, ssl.SSLZeroReturnError,
+            ):  # fmt: skip
                 # A kept connection that the server closed meanwhile; a new one tells whether the server is there.
                 connection.close()
         self._local.connection = self._connection()
