@@ -14,8 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fault_proxy import Fault, Request
-from operator_process import ROOT, End, Kubelet, OperatorProcess, Place, attempt, rank, role, succeed
+from operator_process import ROOT, Kubelet, OperatorProcess, Place, role
 
+from campaigns.operator_hands import (
+    TWICE,
+    Node,
+    deleted_by_hand,
+    node_gone,
+    pod_deleted,
+    prepare_deleted,
+    stuck_terminating,
+    taken_away,
+)
 from campaigns.operator_stage import (
     HARD,
     PLAIN,
@@ -27,6 +37,7 @@ from campaigns.operator_stage import (
     Outcome,
     Scene,
     Stage,
+    Struck,
     kubelet,
     one_operator,
 )
@@ -38,7 +49,6 @@ FROZEN_SECONDS = 12.0
 """Longer than the Lease of those that are frozen (6 s) runs, and the next one needs to begin."""
 UPGRADES = 2
 """While the first attempt runs, at least; more come in the course of a life."""
-Struck = Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -258,119 +268,6 @@ def names(method: str, ending: str) -> Callable[[Request], bool]:
     return lambda request: request.method == method and str(request).endswith(ending)
 
 
-# -- people's hands, and machines that go ------------------------------------------------------------------------------
-
-
-def deleted_by_hand(policy: str, *, dead: bool = False) -> Callable[[Scene], Struck]:
-    """The Job of the attempt that runs; `dead`: while no operator lives."""
-
-    def act(scene: Scene) -> Struck:
-        scene.submit()
-        scene.running()
-        operator: OperatorProcess = scene.operators.operator
-        if dead:
-            operator.freeze()  # the one that keeps it alive must not see a death
-        body = {"propagationPolicy": policy}
-        assert scene.place.api.call("DELETE", f"{scene.place.jobs}/run-a1", body)[0] == 200
-        if dead:
-            scene.place.api.wait(f"{scene.place.jobs}/run-a1", lambda job: job is None)
-            operator.kill()
-        return lambda: 1
-
-    return act
-
-
-def prepare_deleted(scene: Scene) -> Struck:
-    scene.submit()
-    path = f"{scene.place.jobs}/run-prepare"
-    scene.place.api.wait(path, lambda job: job is not None and job["status"].get("active") == 1)
-    scene.kubelet.release()
-    assert scene.place.api.call("DELETE", path, {"propagationPolicy": "Background"})[0] == 200
-    return lambda: 1
-
-
-class Node(Kubelet):
-    """A kubelet whose pods are bound to nodes, so they end gracefully; it leaves those that `lost` names alone."""
-
-    def __init__(self, place: Place, life: Life) -> None:
-        super().__init__(place.cluster, place.namespace, life.ends)
-        self.lost: Callable[[Json], bool] = lambda pod: False
-        self.node = f"{place.namespace}-1"
-        self.add_node()
-
-    def add_node(self) -> None:
-        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
-        assert self.api.call("POST", "/api/v1/nodes", body)[0] == 201
-
-    def _look(self, pod: Json) -> None:
-        path = f"{self.pods}/{pod['metadata']['name']}"
-        if self.lost(pod):
-            return
-        if not pod["spec"].get("nodeName"):
-            target = {"apiVersion": "v1", "kind": "Node", "name": self.node}
-            body = {
-                "apiVersion": "v1",
-                "kind": "Binding",
-                "metadata": {"name": pod["metadata"]["name"]},
-                "target": target,
-            }
-            answer, text = self.api.call("POST", f"{path}/binding", body)
-            assert answer in (201, 404, 409), text
-        elif pod["metadata"].get("deletionTimestamp"):
-            self.api.call("DELETE", path, {"gracePeriodSeconds": 0})
-        else:
-            super()._look(pod)
-
-
-def stuck_terminating(scene: Scene) -> Struck:
-    """Rank 1's pod is told to go, and never does."""
-    scene.submit()
-    scene.running()
-    pods = scene.place.api.get(scene.kubelet.pods)["items"]
-    (victim,) = (pod["metadata"] for pod in pods if attempt(pod) == 1 and rank(pod) == 1)
-    scene.kubelet.lost = lambda pod: pod["metadata"]["uid"] == victim["uid"]
-    body = {"gracePeriodSeconds": 2}
-    assert scene.place.api.call("DELETE", f"{scene.kubelet.pods}/{victim['name']}", body)[0] == 200
-    return lambda: 1
-
-
-def node_gone(scene: Scene) -> Struck:
-    """With its kubelet; the pod garbage collector notices after a minute."""
-    scene.submit()
-    scene.running()
-    gone = scene.kubelet.node
-    scene.kubelet.lost = lambda pod: pod["spec"].get("nodeName") == gone
-    scene.kubelet.node = f"{scene.place.namespace}-2"
-    scene.kubelet.add_node()
-    assert scene.place.api.call("DELETE", f"/api/v1/nodes/{gone}")[0] == 200
-    return lambda: 1
-
-
-def pod_deleted(scene: Scene) -> Struck:
-    scene.submit()
-    scene.running()
-    name = next(p["metadata"]["name"] for p in scene.place.api.get(scene.kubelet.pods)["items"] if attempt(p) == 1)
-    assert scene.place.api.call("DELETE", f"{scene.kubelet.pods}/{name}")[0] == 200
-    return lambda: 1
-
-
-def _second_time(pod: Json) -> End | None:
-    """Attempt 1 goes on for ever, the next one comes to its end."""
-    return None if role(pod) != "prepare" and attempt(pod) == 1 else succeed(pod)
-
-
-TWICE = Life(_second_time, nodes=2)
-
-
-def taken_away(cause: str) -> Json:
-    """The end of a run whose first attempt was taken from it."""
-    return {
-        "attempts": {1: cause, 2: "Completed"},
-        "counts": {"attempts": 2, "failures": 0, "disruptions": 1},
-        "jobs": {"run-a2": "Complete", "run-prepare": "Complete"},
-    }
-
-
 REFUSALS: dict[str, dict[str, Any]] = {
     "409 to a write": {"status": 409, "reason": "Conflict"},
     "429 to a write": {"status": 429, "reason": "TooManyRequests", "headers": {"Retry-After": "1"}},
@@ -380,6 +277,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "an answer lost": {"drop": True, "forward": True},
     "a write 1 s late": {"delay_s": 1.0},
 }
+
 CASES = (
     Case("API server away for 2 minutes", away, kubelets=holds_attempts, is_quick=False),
     Case(

@@ -25,6 +25,8 @@ from campaigns.world import PATIENCE
 from rewarm_cluster.control_plane import ControlPlane
 
 Json = dict[str, Any]
+Struck = Callable[[], int]
+"""How often a fault has struck by now."""
 
 _OVER = ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")
 _AWAY = (OSError, AssertionError, ValueError, http.client.HTTPException)
