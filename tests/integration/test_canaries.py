@@ -108,6 +108,7 @@ def test_credentials_in_the_address_of_a_server_are_not_told(monkeypatch: pytest
         keys = {"ENDPOINT_URL": f"http://user:{CANARY}@{where}", "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": CANARY}
         for name, value in {**keys, "MAX_ATTEMPTS": "1"}.items():
             monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("REWARM_STORAGE_DEADLINE_SECONDS", "1")
         with pytest.raises(DependencyError) as told:
             S3Storage("s3://runs/x").put("a", b"b")
     assert CANARY not in str(told.value)
