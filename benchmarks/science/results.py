@@ -177,10 +177,13 @@ def early_peak(share: float) -> Callable[[list[Look]], Look]:
 
 
 def curves(runs: Runs, name: str) -> tuple[Numbers, Numbers]:
-    """(tokens, rise[seed, look]) of one set, the base at zero first."""
-    every = [run.looks(name) for run in runs]
-    tokens = np.array([0.0, *(look.tokens for look in every[0])])
-    return tokens, np.array([[0.0, *(look.rise for look in looks)] for looks in every])
+    """(tokens, rise[seed, look]) of one set, the base at zero first; the looks that all seeds have.
+
+    A controller that moves a ratio begins a phase, and with it dense looks, where the seed's own losses say so.
+    """
+    every = [{look.tokens: look.rise for look in run.looks(name)} for run in runs]
+    shared = sorted(set.intersection(*map(set, every)))
+    return np.array([0.0, *shared]), np.array([[0.0, *(looks[tokens] for tokens in shared)] for looks in every])
 
 
 def _paired(one: PerDocument, other: PerDocument) -> tuple[Numbers, Numbers]:

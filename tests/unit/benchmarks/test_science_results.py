@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,13 @@ def test_arms_that_scored_other_documents_are_refused(tmp_path: Path) -> None:
     baseline.write_text(baseline.read_text().replace("document-7", "document-x"))
     with pytest.raises(ValueError, match="different documents"):
         results.contrast(one, other, "old")
+
+
+def test_curves_are_drawn_where_all_seeds_looked(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "gap", bump, noise=0)
+    tokens, values = results.curves(runs, "old")
+    (removed,) = (runs[1].folder / "state" / "looks").glob("step-*25")
+    shutil.rmtree(removed)
+    fewer, left = results.curves(runs, "old")
+    assert sorted(set(tokens) - set(fewer)) == [25 * BATCH]
+    assert (left == values[:, tokens != 25 * BATCH]).all()
