@@ -74,7 +74,9 @@ def find(environment: Environment, folder: Path) -> Peer:
     place = folder / environment.name
     python = place / "bin" / "python"
     torch = f"torch=={importlib.metadata.version('torch').split('+')[0]}"
-    if not (place / "made").exists():
+    made, wanted = place / "made", " ".join((torch, *environment.packages))
+    # One that was made for another list of packages, or another torch, is made again.
+    if not made.exists() or made.read_text() != wanted:
         shutil.rmtree(place, ignore_errors=True)
         uv = str(Path(sys.executable).with_name("uv"))
         for command in (
@@ -87,7 +89,7 @@ def find(environment: Environment, folder: Path) -> Peer:
                 )
             except (subprocess.SubprocessError, OSError) as error:
                 return Peer(environment.name, None, {}, f"does not install: {last_line(error)}")
-        (place / "made").touch()
+        made.write_text(wanted)
     try:
         subprocess.run([str(python), "-c", environment.probe], check=True, capture_output=True, text=True, timeout=300)
     except subprocess.SubprocessError as error:
