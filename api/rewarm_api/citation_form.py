@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rewarm_api.errors import Problem
 from rewarm_api.fields import Flag, Name, Percent, Spec
+from rewarm_api.messages import found_text
 
 
 class StudyCitation(Spec):
@@ -29,18 +31,28 @@ class StudyCitation(Spec):
     """Ask the law also about budgets and ratios that no run has measured."""
 
 
-def written_out(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with `replay.fromStudy` as `replay.ratio`; anything else as it is."""
+def written_out(document: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The document with `replay.fromStudy` as `replay.ratio`, else as it is; and what is wrong with that form."""
+    problems: list[Problem] = []
 
     def change(replay: dict[str, Any]) -> dict[str, Any]:
-        asked = replay.get("fromStudy")
-        if "ratio" in replay or not isinstance(asked, dict) or "name" not in asked:
+        if "fromStudy" not in replay:
             return replay
-        rest = {key: value for key, value in replay.items() if key != "fromStudy"}
+        asked, rest = replay["fromStudy"], {key: value for key, value in replay.items() if key != "fromStudy"}
+        if "ratio" in replay:
+            found, expected = "fromStudy beside ratio", "exactly one of ratio | fromStudy"
+            problems.append(Problem("spec.replay.fromStudy", found, expected, "remove one of them"))
+            return rest
+        if not isinstance(asked, dict) or "name" not in asked:
+            expected = "{name: NAME}, and with it tolerance, model, extrapolate"
+            fix = "name the study, for example {name: my-study, tolerance: 3%}"
+            problems.append(Problem("spec.replay.fromStudy", found_text(asked), expected, fix))
+            # Any number: only the citation is to be told of.
+            return {"ratio": 0, **rest}
         ratio = {"fromStudy": asked["name"], **{key: value for key, value in asked.items() if key != "name"}}
         return {"ratio": ratio, **rest}
 
-    return _changed(document, change)
+    return _changed(document, change), problems
 
 
 def for_a_server(document: dict[str, Any]) -> dict[str, Any]:

@@ -85,10 +85,10 @@ def validate(document: Mapping[str, Any], *, local: bool | None) -> Validation:
     if not isinstance(document, Mapping):
         problem = Problem("", found_text(document), "a ContinualRun manifest: a mapping", "start with `apiVersion:`")
         return Validation((problem,), (), None, ())
-    given = written_out(without_server_fields(without_nulls(dict(document))))
+    given, citation = written_out(without_server_fields(without_nulls(dict(document))))
     reader = Reader()
     run = reader.model(ContinualRun, given, "")
-    problems = list(reader.problems)
+    problems = [*citation, *reader.problems]
     if run.spec is not None:
         broken = {problem.field for problem in problems}
         for rule in RULES:

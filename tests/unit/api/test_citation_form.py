@@ -41,17 +41,19 @@ def changed(**changes):
 
 
 def test_one_form_is_the_other():
-    local = written_out(MANIFEST)
+    local, problems = written_out(MANIFEST)
+    assert problems == []
     assert local["spec"]["replay"]["ratio"] == {"fromStudy": "mix", "tolerance": "3%"}
     assert "fromStudy" not in local["spec"]["replay"]
     assert for_a_server(local) == MANIFEST
     assert for_a_server(MANIFEST) == MANIFEST
-    assert written_out(local) == local
+    assert written_out(local) == (local, [])
 
 
 @pytest.mark.parametrize("document", [{}, {"spec": 5}, {"spec": {"replay": 5}}, {"spec": {"replay": {"ratio": 0.1}}}])
 def test_anything_else_stays_as_it_is(document):
-    assert written_out(document) == for_a_server(document) == document
+    assert written_out(document) == (document, [])
+    assert for_a_server(document) == document
 
 
 @pytest.mark.parametrize("local", [True, False, None])
@@ -92,3 +94,23 @@ def test_the_schema_of_a_server_has_both_and_needs_one():
     assert replay["properties"]["fromStudy"]["required"] == ["name"]
     assert "required" not in replay
     assert "exactly one of ratio | fromStudy" in str(replay["x-kubernetes-validations"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"spec__replay__ratio": "0.25"},
+            "spec.replay.fromStudy: found fromStudy beside ratio, expected exactly one of ratio | fromStudy; "
+            "remove one of them",
+        ),
+        (
+            {"spec__replay__fromStudy": "mix"},
+            "spec.replay.fromStudy: found mix, expected {name: NAME}, and with it tolerance, model, extrapolate; "
+            "name the study, for example {name: my-study, tolerance: 3%}",
+        ),
+    ],
+)
+def test_one_mistake_in_it_is_one_problem_that_names_it(changes, told):
+    (problem,) = validate(changed(**changes), local=False).problems
+    assert str(problem) == told
