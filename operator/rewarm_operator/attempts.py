@@ -5,6 +5,7 @@ Nothing here looks at a previous phase: a Job and its pods, as they are, tell th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from zlib import crc32
 
 from rewarm_api.messages import one_line
 from rewarm_api.reported import Termination
-from rewarm_operator import moments, pods
+from rewarm_operator import moments, names, pods
 from rewarm_operator.observed import Object
 
 Budget = Literal["failures", "disruptions", ""]
@@ -65,6 +66,16 @@ class Judged:
 def budget_of(cause: str) -> Budget:
     """Which budget an end is taken from; empty: none."""
     return _BUDGETS.get(cause, "")
+
+
+def spent(job: Object) -> dict[str, int]:
+    """The counts that a preparation or a fit was made with: what was spent before it."""
+    text = (job["metadata"].get("annotations") or {}).get(names.SPENT_ANNOTATION)
+    try:
+        found: Any = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return {str(key): int(value) for key, value in found.items() if isinstance(value, int)}
 
 
 def judge(

@@ -6,9 +6,6 @@ counted only while they still stand, so once, wherever the operator died.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from rewarm_api.reported import Termination
 from rewarm_operator import attempts, cleaning, ending, finishing, hangs, kueue, names, objects, pods, starting, waits
 from rewarm_operator.observed import Object
@@ -64,7 +61,7 @@ def _retry(visit: Visit, job: Object, end: attempts.End, *, may_start: bool) -> 
     visit.say("DataReady", "False", end.cause, end.message)
     if visit.stored_condition("DataReady").get("reason") != end.cause:
         visit.emit("Warning", end.cause, f"preparation: {end.message}")
-    spent = _spent(job)
+    spent = attempts.spent(job)
     budget = attempts.budget_of(end.cause)
     if budget and visit.counts.get(budget, 0) == spent.get(budget, 0):
         visit.counts[budget] = visit.counts.get(budget, 0) + 1
@@ -87,15 +84,6 @@ def _post(visit: Visit, *, tries: int) -> None:
     counts = visit.counts
     spent = {"failures": counts.get("failures", 0), "disruptions": counts.get("disruptions", 0), "tries": tries}
     visit.create(objects.prepare_job(starting.pod_facts(visit, 0), spent))
-
-
-def _spent(job: Object) -> dict[str, int]:
-    text = (job["metadata"].get("annotations") or {}).get(names.SPENT_ANNOTATION)
-    try:
-        found: Any = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return {str(key): int(value) for key, value in found.items() if isinstance(value, int)}
 
 
 def _tell_preparing(visit: Visit, job: Object | None) -> None:

@@ -5,7 +5,6 @@ Its name is fixed, so a retry deletes and makes it again; each Job carries how o
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rewarm_api.frozen import digest_of
@@ -76,7 +75,7 @@ def _succeed(visit: StudyVisit, said: StudyResult) -> None:
 
 def _retry(visit: StudyVisit, job: Object, end: attempts.End) -> None:
     words = f"fit: {end.message}"
-    spent = _spent(job)
+    spent = attempts.spent(job)
     budget = attempts.budget_of(end.cause)
     if budget:
         spent[budget] = spent.get(budget, 0) + 1
@@ -143,12 +142,3 @@ def _facts(visit: StudyVisit) -> PodFacts:
 
 def _text(visit: StudyVisit) -> str:
     return manifest_text(visit.study, visit.settings)
-
-
-def _spent(job: Object) -> dict[str, int]:
-    text = (job["metadata"].get("annotations") or {}).get(names.SPENT_ANNOTATION)
-    try:
-        found: Any = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return {str(key): int(value) for key, value in found.items() if isinstance(value, int)}

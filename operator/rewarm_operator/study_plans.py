@@ -1,12 +1,8 @@
-"""Which runs a study asks for, as its spec stands now, or everything that is wrong with it. Pure.
-
-The newest answers are remembered, each with the spec that it is for: a study is looked at whenever a run of it ends.
-"""
+"""Which runs a study asks for, as its spec stands now, or everything that is wrong with it. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +15,7 @@ from rewarm_api.messages import NOTHING
 from rewarm_api.study import MixtureStudy
 from rewarm_api.study_rules import validate_study
 from rewarm_api.study_runs import ChildRun, child_runs
+from rewarm_operator.remembered import Remembered, defaults_of
 from rewarm_operator.settings import Settings
 
 TEMPLATE = "spec.template.spec"
@@ -27,7 +24,6 @@ _OPERATION = (
     "checkpoints", "tracking",
 )  # fmt: skip
 """How a run is done, not what it measures: of the template this may change, for the runs that are still to come."""
-_REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -42,29 +38,6 @@ class Plan:
     def made_as(self) -> Mapping[str, str]:
         """Name of each run -> digest of its experiment."""
         return {child.name: _experiment(child) for child in self.children}
-
-
-_memory: OrderedDict[tuple[str, str, Defaults], tuple[Any, Plan]] = OrderedDict()
-
-
-def defaults_of(namespace: str, settings: Settings) -> Defaults:
-    """The chart's, for runs of a namespace."""
-    return Defaults(
-        settings.default_checkpoints_uri, settings.default_cache_uri, settings.default_tracking_uri, namespace
-    )
-
-
-def planned(study: Mapping[str, Any], settings: Settings) -> Plan:
-    """The runs of a study, or everything that is wrong with it."""
-    metadata = study["metadata"]
-    defaults = defaults_of(str(metadata["namespace"]), settings)
-    key, spec = (str(metadata["uid"]), str(metadata["name"]), defaults), study.get("spec")
-    known = _memory.get(key)
-    if known is None or known[0] != spec:
-        known = _memory[key] = (spec, _plan(study, defaults))
-        if len(_memory) > _REMEMBERED:
-            _memory.popitem(last=False)
-    return known[1]
 
 
 def manifest_text(study: Mapping[str, Any], settings: Settings) -> str:
@@ -99,3 +72,7 @@ def _plan(study: Mapping[str, Any], defaults: Defaults) -> Plan:
 
 def _experiment(child: ChildRun) -> str:
     return digest_of({name: value for name, value in child.document["spec"].items() if name not in _OPERATION})
+
+
+planned = Remembered(_plan, 64)
+"""The runs of a study, or everything that is wrong with it: `planned(study, settings)`."""

@@ -14,7 +14,7 @@ from torch import nn
 from rewarm_api.snapshot import Optimizer
 from rewarm_trainer.batches import Batch, assemble
 from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
-from rewarm_trainer.order import RowAddress
+from rewarm_trainer.order import Draw
 from rewarm_trainer.session import open_accelerator
 from rewarm_trainer.update import Updater
 
@@ -60,8 +60,8 @@ class Table:
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
 
-    def row(self, index: int) -> np.ndarray:
-        return self.rows[index]
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        return self.rows[rows]
 
 
 def random_rows(count: int, seed: int = 1, length: int = LENGTH, lowest: int = 1) -> np.ndarray:
@@ -78,8 +78,9 @@ def batch_of(
     names = list(sources or ["a"] * len(rows))
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
     tables = {name: Table(rows) for name in numbers}
-    addresses = [RowAddress(name, 0, number) for number, name in enumerate(names)]
-    return assemble(addresses, tables, numbers, eos=EOS, masking=masking, sequence_length=sequence_length)
+    places = {name: np.flatnonzero(np.array(names) == name) for name in numbers}
+    draws = [Draw(name, found, np.zeros_like(found), found) for name, found in places.items()]
+    return assemble(draws, tables, numbers, eos=EOS, masking=masking, sequence_length=sequence_length)
 
 
 def forget_accelerator() -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarm_trainer.permutation import place
+from rewarm_trainer.permutation import drawn
 
 
 class Window(NamedTuple):
@@ -38,16 +38,16 @@ class Ascending:
         self._scores: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._sorted: dict[Window, NDArray[np.int64]] = {}
 
-    def place(self, window: Window, number: int) -> tuple[int, int]:
-        """(epoch, row) of the row with the `number`-th lowest score of the window; equal scores in shuffled order."""
+    def drawn(self, window: Window, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(epochs, rows) of the rows with the `numbers`-th lowest scores of the window; equal ones stay shuffled."""
         if window not in self._sorted:
             self._sorted[window] = self._sort(window)
-        return place(window.seed, window.source, int(self._sorted[window][number]), window.size)
+        return drawn(window.seed, window.source, self._sorted[window][numbers], window.size)
 
     def _sort(self, window: Window) -> NDArray[np.int64]:
         key = (window.source, window.column)
         if key not in self._scores:
             self._scores[key] = self._read(*key)
         indices = np.arange(window.start, window.start + window.length)
-        rows = [place(window.seed, window.source, int(index), window.size)[1] for index in indices]
+        _, rows = drawn(window.seed, window.source, indices, window.size)
         return indices[np.argsort(self._scores[key][rows], kind="stable")]

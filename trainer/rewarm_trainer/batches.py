@@ -5,23 +5,28 @@ Ranks take contiguous slices of the global batch: strided ones gave one rank all
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewarm_trainer.order import Order, RowAddress
+from rewarm_trainer.order import Draw, Order
 
 IGNORED = -100
+_AHEAD = 1 << 17
+"""Tokens to be read at once: small batches are read several at a time, as a call costs more than a row."""
 
 
 class Rows(Protocol):
     """A source as the loop sees it."""
 
-    def row(self, index: int) -> NDArray[np.int64]: ...
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """These rows, of shape (n, S + 1), in whole numbers of any width."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,29 @@ class Batch:
             labels,
             positions,
             self.sources[start:stop],
-            int((labels != IGNORED).sum()),
+            int(np.count_nonzero(labels != IGNORED)),
             self.pieces,
         )
 
 
 def document_positions(inputs: NDArray[np.int64], eos: int) -> NDArray[np.int64]:
     """Position of each token within its document: 0 at the start of a row and after every EOS. [rows, S]."""
-    columns = np.arange(inputs.shape[1])
-    starts = np.zeros_like(inputs)
-    starts[:, 1:] = np.where(inputs[:, :-1] == eos, columns[1:], 0)
-    return columns - np.maximum.accumulate(starts, axis=1)
+    return _positions(inputs == eos)
+
+
+def _positions(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """By which tokens end a document, [rows, S]: documents are few, so each is filled as a whole."""
+    rows, length = ends.shape
+    starts = ends.copy()
+    starts[:, -1:] = True
+    # The last token of a row is followed by the next row's first, whatever it is.
+    begins = np.concatenate([[0], np.flatnonzero(starts) + 1])
+    lengths = np.diff(begins)
+    return (np.arange(ends.size) - np.repeat(begins[:-1], lengths)).reshape(rows, length)
 
 
 def assemble(
-    addresses: Sequence[RowAddress],
+    draws: Sequence[Draw],
     sources: Mapping[str, Rows],
     numbers: Mapping[str, int],
     *,
@@ -78,27 +91,26 @@ def assemble(
 
     With document masking the label that would predict a document's first token is ignored; EOS itself is a label.
     """
-    tokens = np.stack([sources[address.source].row(address.row) for address in addresses])
-    length = sequence_length or tokens.shape[1] - 1
-    pieces = (tokens.shape[1] - 1) // length
+    parts = [sources[draw.source].take(draw.rows) for draw in draws]
+    rows, width = sum(map(len, parts)), parts[0].shape[1] - 1
+    inputs, labels = np.empty((rows, width), np.int64), np.empty((rows, width), np.int64)
+    of = np.empty(rows, np.int64)
+    for draw, part in zip(draws, parts, strict=True):
+        inputs[draw.places], labels[draw.places] = part[:, :-1], part[:, 1:]
+        of[draw.places] = numbers[draw.source]
+    length = sequence_length or width
     # A piece ends with the token that the next one begins with, as rows do: cutting loses no label.
-    inputs, labels = tokens[:, :-1].reshape(-1, length), tokens[:, 1:].reshape(-1, length).copy()
-    positions = None
+    inputs, labels, pieces = inputs.reshape(-1, length), labels.reshape(-1, length), width // length
+    positions, scored = None, labels.size
     if masking:
-        labels[inputs == eos] = IGNORED
-        positions = document_positions(inputs, eos)
-    return Batch(
-        np.ascontiguousarray(inputs),
-        labels,
-        positions,
-        np.repeat(np.array([numbers[address.source] for address in addresses], dtype=np.int64), pieces),
-        int((labels != IGNORED).sum()),
-        pieces,
-    )
+        ends = inputs == eos
+        np.putmask(labels, ends, IGNORED)
+        positions, scored = _positions(ends), labels.size - int(np.count_nonzero(ends))
+    return Batch(inputs, labels, positions, np.repeat(of, pieces), scored, pieces)
 
 
 class Loader:
-    """This rank's batches, one step ahead of the training thread. Stateless: a batch is a function of its step."""
+    """This rank's batches, ahead of the training thread. Stateless: a batch is a function of its step."""
 
     def __init__(
         self, sources: Mapping[str, Rows], *, eos: int, masking: bool, rank: int, world: int, rows: int
@@ -109,21 +121,34 @@ class Loader:
         self._count = rows // world
         self._first = rank * self._count
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rewarm-loader")
-        self._ahead: tuple[Order, int, Future[Batch]] | None = None
+        self._order: Order | None = None
+        self._next = 0
+        self._read: deque[Batch] = deque()
+        self._ahead: Future[deque[Batch]] | None = None
 
-    def _load(self, order: Order, step: int) -> Batch:
-        addresses = order.rows(step, self._first, self._count)
-        length = order.phase(step).sequence_length
-        return assemble(
-            addresses, self._sources, self.numbers, eos=self._eos, masking=self._masking, sequence_length=length
+    def _load(self, order: Order, step: int, most: int) -> deque[Batch]:
+        """The batches of the updates `step` + 1, ... of one phase, `most` at most."""
+        steps = order.steps_left(step, most)
+        whole = assemble(
+            order.draws(step, steps=steps, first=self._first, count=self._count),
+            self._sources,
+            self.numbers,
+            eos=self._eos,
+            masking=self._masking,
+            sequence_length=order.phase(step).sequence_length,
         )
+        size = len(whole) // steps
+        return deque(whole.part(start, start + size) for start in range(0, len(whole), size))
 
     def batch(self, order: Order, step: int) -> Batch:
-        """The batch of update `step` + 1; starts to read the next one."""
-        ahead, self._ahead = self._ahead, None
-        is_read = ahead is not None and ahead[0] is order and ahead[1] == step
-        batch = ahead[2].result() if ahead and is_read else self._load(order, step)
-        self._ahead = (order, step + 1, self._worker.submit(self._load, order, step + 1))
+        """The batch of update `step` + 1; those after it are read while that one is made."""
+        if order is not self._order or step != self._next:
+            self._order, self._read, self._ahead = order, self._load(order, step, 1), None
+        elif not self._read and self._ahead is not None:
+            self._read, self._ahead = self._ahead.result(), None
+        batch, self._next = self._read.popleft(), step + 1
+        if not self._read:
+            self._ahead = self._worker.submit(self._load, order, step + 1, max(1, _AHEAD // batch.inputs.size))
         return batch
 
     def close(self) -> None:

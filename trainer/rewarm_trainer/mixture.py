@@ -20,6 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 Number = int | float | Decimal | Fraction
 
@@ -44,6 +48,15 @@ class Node:
     def left_rows(self, rows: int) -> int:
         """floor(rows * share + 1/2): how many of the node's first `rows` rows are the left side's."""
         return (2 * rows * self.numerator + self.denominator) // (2 * self.denominator)
+
+    def left_of(self, first: int, count: int) -> NDArray[np.int64]:
+        """`left_rows` of first, first + 1, ... first + count, less that of first: [count + 1]."""
+        step, whole = 2 * self.numerator, 2 * self.denominator
+        if whole * (count + 2) >= 1 << 63:
+            before = self.left_rows(first)
+            return np.array([self.left_rows(row) - before for row in range(first, first + count + 1)], dtype=np.int64)
+        rest = (first * step + self.denominator) % whole
+        return (rest + np.arange(count + 1, dtype=np.int64) * step) // whole
 
 
 Tree = str | Node
@@ -120,6 +133,33 @@ class Mixture:
             else:
                 tree, row = tree.right, row - before
         return tree, row
+
+    def split(self, first: int, count: int) -> list[Share]:
+        """`locate` of the rows first .. first + count, by source; a source without any of them is left out."""
+        if first < 0:
+            raise ValueError(f"row {first}: expected 0 or more")
+        return list(_split(self.root, np.arange(count, dtype=np.int64), first))
+
+
+class Share(NamedTuple):
+    """What one source has of some rows: `places` among them, [n]; there its rows first, first + 1, ... stand."""
+
+    source: str
+    places: NDArray[np.int64]
+    first: int
+
+
+def _split(tree: Tree, places: NDArray[np.int64], first: int) -> Iterator[Share]:
+    """A node's rows first, first + 1, ... stand at `places`: those of each side are consecutive too."""
+    if not len(places):
+        return
+    if isinstance(tree, Node):
+        is_left = np.diff(tree.left_of(first, len(places))) > 0
+        before = tree.left_rows(first)
+        yield from _split(tree.left, places[is_left], before)
+        yield from _split(tree.right, places[~is_left], first - before)
+    else:
+        yield Share(tree, places, first)
 
 
 def _counts(tree: Tree, rows: int) -> Iterator[tuple[str, int]]:

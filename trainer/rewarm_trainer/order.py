@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewarm_trainer.ascending import Ascending, Window
 from rewarm_trainer.mixture import Mixture, exact
-from rewarm_trainer.permutation import place
+from rewarm_trainer.permutation import drawn
 
 MIXTURE = "mixture"
 """Reason of a phase in which only weights within a group moved, a little: no stability gap follows such a border."""
@@ -94,6 +97,15 @@ class RowAddress(NamedTuple):
     row: int
 
 
+class Draw(NamedTuple):
+    """What a source gives to some rows of the plan: `places` among them, and its `epochs` and `rows`, [n] each."""
+
+    source: str
+    places: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
 class Order:
     """The rows of every step of a run.
 
@@ -159,23 +171,53 @@ class Order:
 
     def rows(self, step: int, first: int = 0, count: int | None = None) -> list[RowAddress]:
         """Rows `first` .. `first + count` of the global batch of update `step` + 1 (all of it by default)."""
-        number = self._phase_of(step)
-        mixture, cursors = self._mixtures[number], self._cursors[number]
-        begin = (step - self.phases[number].first_step) * self._rows_per_step + first
-        addresses = []
-        for row in range(begin, begin + (self._rows_per_step if count is None else count)):
-            source, index = mixture.locate(row)
-            index += cursors[source]
-            addresses.append(RowAddress(source, *self._place(self._windows[number].get(source), source, index)))
-        return addresses
+        found: dict[int, RowAddress] = {}
+        for draw in self.draws(step, first=first, count=count):
+            found |= {
+                place: RowAddress(draw.source, epoch, row)
+                for place, epoch, row in zip(
+                    draw.places.tolist(), draw.epochs.tolist(), draw.rows.tolist(), strict=True
+                )
+            }
+        return [found[place] for place in sorted(found)]
 
-    def _place(self, window: Window | None, source: str, index: int) -> tuple[int, int]:
-        """(epoch, row) at `index` of a source: by score within the window, shuffled before and after it."""
-        if window is None or not 0 <= index - window.start < window.length:
-            return place(self._seed, source, index, self._sizes[source])
-        if self._ascending is None:
-            raise ValueError(f"source {source}: rows by score {window.column!r} need the scores of its documents")
-        return self._ascending.place(window, index - window.start)
+    def draws(self, step: int, *, steps: int = 1, first: int = 0, count: int | None = None) -> list[Draw]:
+        """The same of the updates `step` + 1 .. `step` + `steps`, one after the other, by source. All of one phase."""
+        number, own = self._phase_of(step), self._rows_per_step - first if count is None else count
+        if steps > 1 and self._phase_of(step + steps - 1) != number:
+            raise ValueError(f"steps {step} to {step + steps - 1} are not of one phase")
+        begin = (step - self.phases[number].first_step) * self._rows_per_step + first
+        found = []
+        for source, places, start in self._mixtures[number].split(begin, (steps - 1) * self._rows_per_step + own):
+            indices = np.arange(start, start + len(places), dtype=np.int64) + self._cursors[number][source]
+            if own < self._rows_per_step:
+                # Between the slices of two steps lie the rows of other ranks.
+                at, within = np.divmod(places, self._rows_per_step)
+                mine = within < own
+                places, indices = (at * own + within)[mine], indices[mine]
+            if len(places):
+                found.append(Draw(source, places, *self._drawn(number, source, indices)))
+        return found
+
+    def steps_left(self, step: int, most: int) -> int:
+        """How many updates from `step` + 1 on are of its phase; `most` at most."""
+        following = self._phase_of(step) + 1
+        return min(most, self._starts[following] - step) if following < len(self._starts) else most
+
+    def _drawn(
+        self, number: int, source: str, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(epochs, rows) at `indices` of a source: by score within the phase's window, shuffled before and after it."""
+        window = self._windows[number].get(source)
+        epochs, rows = drawn(self._seed, source, indices, self._sizes[source])
+        if window is None:
+            return epochs, rows
+        within = (indices >= window.start) & (indices < window.start + window.length)
+        if within.any():
+            if self._ascending is None:
+                raise ValueError(f"source {source}: rows by score {window.column!r} need the scores of its documents")
+            epochs[within], rows[within] = self._ascending.drawn(window, indices[within] - window.start)
+        return epochs, rows
 
     def _windows_of(self, phase: Phase) -> dict[str, Window]:
         """Where in the order of each corpus source a phase takes its rows by score: the same stretch for the whole of

@@ -19,31 +19,44 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 ROUNDS = 4
 DOMAIN = "rewarm-order-v1"
+_WIDEST = 31
+"""Bits of a half at most: 2^62 rows, so that every number fits 64 bits with their sign."""
 
 
-def permute(seed: int, source: str, epoch: int, place: int, size: int) -> int:
-    """The row at `place` of `source` in `epoch`: a permutation of [0, size) for every (seed, source, epoch)."""
-    if not 0 <= place < size:
-        raise ValueError(f"place {place} outside [0, {size})")
+def permuted(seed: int, source: str, epoch: int, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """The rows at `places` of `source` in `epoch`, [n]: a permutation of [0, size) for every (seed, source, epoch)."""
+    if len(places) and not (places.min() >= 0 and places.max() < size <= 1 << (2 * _WIDEST)):
+        raise ValueError(f"source {source}: places {places.min()} to {places.max()} outside [0, {size})")
     if "\0" in source:
         raise ValueError(f"source name {source!r} holds a zero byte")
     if size == 1:
-        return 0
+        return np.zeros_like(places)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    rounds = _rounds(seed, source, epoch)
+    numbers = _pass(places, rounds, half_bits)
+    while len(outside := np.flatnonzero(numbers >= size)):
+        numbers[outside] = _pass(numbers[outside], rounds, half_bits)
+    return numbers
+
+
+def permute(seed: int, source: str, epoch: int, place: int, size: int) -> int:
+    """`permuted` of one place."""
+    return int(permuted(seed, source, epoch, np.array([place]), size)[0])
+
+
+def _pass(numbers: NDArray[np.int64], rounds: tuple[_Round, ...], half_bits: int) -> NDArray[np.int64]:
+    """Once through the network: two rounds at a time, so that no halves change sides."""
     mask = (1 << half_bits) - 1
-    first, second, third, fourth = _rounds(seed, source, epoch)
-    number = place
-    while True:
-        left, right = number >> half_bits, number & mask
-        left ^= first[right] & mask
-        right ^= second[left] & mask
-        left ^= third[right] & mask
-        right ^= fourth[left] & mask
-        number = left << half_bits | right
-        if number < size:
-            return number
+    left, right = numbers >> half_bits, numbers & mask
+    for even, odd in (rounds[:2], rounds[2:]):
+        left ^= even.of(right) & mask
+        right ^= odd.of(left) & mask
+    return left << half_bits | right
 
 
 class _Round(dict[int, int]):
@@ -58,8 +71,12 @@ class _Round(dict[int, int]):
     def __missing__(self, half: int) -> int:
         state = self._keyed.copy()
         state.update(b"%d" % half)
-        self[half] = value = int.from_bytes(state.digest()[:8], "big")
+        # Whole multiples of 2^h do not change what is left of it modulo 2^h.
+        self[half] = value = int.from_bytes(state.digest()[:8], "big") & ((1 << _WIDEST) - 1)
         return value
+
+    def of(self, halves: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.fromiter(map(self.__getitem__, halves.tolist()), np.int64, len(halves))
 
 
 @lru_cache(maxsize=256)
@@ -68,9 +85,22 @@ def _rounds(seed: int, source: str, epoch: int) -> tuple[_Round, ...]:
     return tuple(_Round(key, turn) for turn in range(ROUNDS))
 
 
+def drawn(seed: int, source: str, indices: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(epochs, rows) of the `indices`-th rows drawn from `source`, which has `size` rows. Each row once per epoch."""
+    if size < 1 or (len(indices) and indices.min() < 0):
+        found = f"index {indices.min()} of {size} rows" if len(indices) else f"{size} rows"
+        raise ValueError(f"source {source}: {found}; expected index >= 0 and at least one row")
+    epochs, within = np.divmod(indices, size)
+    if len(epochs) and (epochs == epochs[0]).all():
+        return epochs, permuted(seed, source, int(epochs[0]), within, size)
+    rows = np.empty_like(within)
+    for epoch in np.unique(epochs).tolist():
+        chosen = epochs == epoch
+        rows[chosen] = permuted(seed, source, epoch, within[chosen], size)
+    return epochs, rows
+
+
 def place(seed: int, source: str, index: int, size: int) -> tuple[int, int]:
-    """(epoch, row) of the `index`-th row drawn from `source`, which has `size` rows. Each row once per epoch."""
-    if size < 1 or index < 0:
-        raise ValueError(f"source {source}: index {index} of {size} rows; expected index >= 0 and at least one row")
-    epoch, within = divmod(index, size)
-    return epoch, permute(seed, source, epoch, within, size)
+    """(epoch, row) of the `index`-th row drawn from `source`: `drawn` of one."""
+    epochs, rows = drawn(seed, source, np.array([index]), size)
+    return int(epochs[0]), int(rows[0])

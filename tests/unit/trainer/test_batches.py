@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rewarm_trainer.batches import Loader, assemble, document_positions
-from rewarm_trainer.order import Order, Phase, RowAddress
+from rewarm_trainer.order import Draw, Order, Phase
 
 EOS = 0
 
@@ -17,8 +18,14 @@ class Table:
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
 
-    def row(self, index: int) -> np.ndarray:
-        return self.rows[index]
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        return self.rows[rows]
+
+
+def draws(sources: str) -> list[Draw]:
+    """One row after the other, row i of a source at place i."""
+    places = {name: np.flatnonzero(np.array(list(sources)) == name) for name in sorted(set(sources))}
+    return [Draw(name, found, np.zeros_like(found), found) for name, found in places.items()]
 
 
 rows_of_tokens = arrays.arrays(np.int64, st.tuples(st.integers(1, 4), st.just(13)), elements=st.integers(0, 3))
@@ -36,8 +43,7 @@ def test_positions_restart_after_every_end_of_document(rows: np.ndarray) -> None
 
 @given(rows_of_tokens)
 def test_labels_are_the_next_tokens_but_for_a_documents_first(rows: np.ndarray) -> None:
-    addresses = [RowAddress("a", 0, number) for number in range(len(rows))]
-    batch = assemble(addresses, {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=True)
+    batch = assemble(draws("a" * len(rows)), {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=True)
     assert (batch.inputs == rows[:, :-1]).all()
     ignored = batch.labels == -100
     assert (ignored == (rows[:, :-1] == EOS)).all()
@@ -47,14 +53,14 @@ def test_labels_are_the_next_tokens_but_for_a_documents_first(rows: np.ndarray) 
 
 @given(rows_of_tokens)
 def test_without_masking_every_token_is_a_label(rows: np.ndarray) -> None:
-    batch = assemble([RowAddress("a", 0, 0)], {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=False)
+    batch = assemble(draws("a"), {"a": Table(rows)}, {"a": 0}, eos=EOS, masking=False)
     assert batch.positions is None
     assert batch.valid == 12
 
 
 @given(rows_of_tokens, st.sampled_from([1, 2, 3, 4, 6, 12]))
 def test_a_row_cut_into_pieces_keeps_every_token_and_label(rows: np.ndarray, length: int) -> None:
-    addresses = [RowAddress("ab"[number % 2], 0, number) for number in range(len(rows))]
+    addresses = draws(("ab" * len(rows))[: len(rows)])
     tables, numbers = {"a": Table(rows), "b": Table(rows)}, {"a": 0, "b": 1}
     whole = assemble(addresses, tables, numbers, eos=EOS, masking=True)
     cut = assemble(addresses, tables, numbers, eos=EOS, masking=True, sequence_length=length)
@@ -93,3 +99,30 @@ def test_two_ranks_read_what_one_reads() -> None:
         assert (np.concatenate([half.sources for half in halves]) == whole.sources).all()
     for loader in (one, *two):
         loader.close()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_read_ahead_are_those_read_alone(world: int) -> None:
+    """Through phases, jumps back and forth, and a new order."""
+    table = {"new": Table(np.arange(40 * 9).reshape(40, 9)), "old": Table(np.arange(30 * 9).reshape(30, 9) + 1000)}
+
+    def order(*phases: Phase) -> Order:
+        return Order(
+            phases, seed=1, rows_per_step=4, sizes={"new": 40, "old": 30}, corpus={"new": 1}, replay={"old": 1}
+        )
+
+    def loader() -> Loader:
+        return Loader(table, eos=7, masking=True, rank=world - 1, world=world, rows=4)
+
+    first = order(Phase(0, 0.25), Phase(5, 0.5, sequence_length=4))
+    second = order(Phase(0, 0.25), Phase(14, 0.75, "diverged"))
+    asked = [*((first, step) for step in (*range(12), 3, 4, 5, 20, 21)), *((second, step) for step in range(12, 18))]
+    ahead = loader()
+    for plan, step in asked:
+        alone = loader()
+        expected, found = alone.batch(plan, step), ahead.batch(plan, step)
+        alone.close()
+        for name in ("inputs", "labels", "positions", "sources"):
+            assert (getattr(found, name) == getattr(expected, name)).all()
+        assert (found.valid, found.pieces, len(found)) == (expected.valid, expected.pieces, len(expected))
+    ahead.close()

@@ -48,6 +48,25 @@ def test_the_orders_that_the_design_names(weights: dict[str, int], order: str) -
     assert "".join(mixture.locate(row)[0] for row in range(len(order))) == order
 
 
+WRITTEN = st.sampled_from([1, 3, 0.1, 0.1234567890123456])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    mixtures()
+    | st.builds(lambda one, two: Mixture(exact(0.3), {"a": exact(one), "b": exact(two)}, {"c": 1}), WRITTEN, WRITTEN),
+    st.integers(0, ROWS_OF_2T_TOKENS),
+    st.integers(0, 90),
+)
+def test_many_rows_at_once_are_each_row_by_itself(mixture: Mixture, first: int, count: int) -> None:
+    found = {
+        place: (share.source, share.first + number)
+        for share in mixture.split(first, count)
+        for number, place in enumerate(share.places.tolist())
+    }
+    assert found == {number: mixture.locate(first + number) for number in range(count)}
+
+
 @settings(max_examples=40, deadline=None)
 @given(mixtures(), st.integers(0, ROWS_OF_2T_TOKENS))
 def test_every_step_adds_one_row_to_one_source_and_counts_are_the_formulas(mixture: Mixture, start: int) -> None:

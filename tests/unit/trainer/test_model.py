@@ -16,14 +16,20 @@ from rewarm_trainer import evaluation, model
 from rewarm_trainer.batches import Batch, assemble
 from rewarm_trainer.corpus.sets import EvaluationDocuments
 from rewarm_trainer.model import TokenLosses
-from rewarm_trainer.order import RowAddress
+from rewarm_trainer.order import Draw
 
 DOCUMENTS = [[7, 8, 9, 10, 11, 12, 13], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37, 38]]
 
 
 def packed(*, masking: bool) -> Batch:
     row = [token for document in DOCUMENTS for token in [*document, EOS]]
-    return assemble([RowAddress("a", 0, 0)], {"a": Table(np.array([row]))}, {"a": 0}, eos=EOS, masking=masking)
+    return assemble(
+        [Draw("a", np.array([0]), np.array([0]), np.array([0]))],
+        {"a": Table(np.array([row]))},
+        {"a": 0},
+        eos=EOS,
+        masking=masking,
+    )
 
 
 def nats(losses: TokenLosses, batch: Batch) -> torch.Tensor:

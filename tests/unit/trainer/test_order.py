@@ -48,6 +48,29 @@ def test_ranks_take_contiguous_slices_of_one_global_batch(step: int, world: int)
     assert [row for part in slices for row in part] == order.rows(step)
 
 
+@given(phase_logs, st.integers(0, 40), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.data())
+def test_several_steps_at_once_are_those_steps(
+    phases: list[Phase], step: int, most: int, world: int, data: st.DataObject
+) -> None:
+    order, own = make(phases), 8 // world
+    first = own * data.draw(st.integers(0, world - 1))
+    steps = order.steps_left(step, most)
+    found = {}
+    for draw in order.draws(step, steps=steps, first=first, count=own):
+        for place, epoch, row in zip(*(each.tolist() for each in draw[1:]), strict=True):
+            found[place] = (draw.source, epoch, row)
+    assert [found[place] for place in range(steps * own)] == [
+        tuple(row) for number in range(step, step + steps) for row in order.rows(number, first, own)
+    ]
+
+
+def test_steps_read_at_once_are_of_one_phase() -> None:
+    order = make([Phase(0, 0.25), Phase(3, 0.5)])
+    assert [order.steps_left(step, 8) for step in range(5)] == [3, 2, 1, 8, 8]
+    with pytest.raises(ValueError, match="steps 1 to 3 are not of one phase"):
+        order.draws(1, steps=3)
+
+
 def test_a_changed_ratio_starts_its_tree_at_zero_and_cursors_carry_on() -> None:
     order = make([Phase(0, 0.25), Phase(3, 0.5)])
     assert order.cursors(3) == {"new": 18, "old": 5, "older": 1}

@@ -6,15 +6,16 @@ overlap with the next row; a tail shorter than S + 1 is dropped.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from rewarm_api.errors import DataError
 from rewarm_trainer.corpus.shards import Index
+from rewarm_trainer.permutation import drawn
 
 
 class Rows(Protocol):
@@ -28,6 +29,9 @@ class Rows(Protocol):
     def row(self, index: int) -> np.ndarray:
         """Row `index` as int64 of shape (S + 1,)."""
 
+    def take(self, rows: NDArray[np.int64]) -> np.ndarray:
+        """These rows, of shape (n, S + 1), in whole numbers of any width."""
+
 
 class TokenSource:
     """The token stream of one prepared source, in rows of S + 1."""
@@ -37,7 +41,8 @@ class TokenSource:
         self.index = Index.read(folder).at(sequence_length)
         self.rows, self.tokens, self.documents = self.index.rows, self.index.tokens, self.index.documents
         self.dropped_tokens = self.tokens - (self.rows * sequence_length + 1 if self.rows else 0)
-        self._ends = list(accumulate(shard.tokens for shard in self.index.shards))
+        self._ends = np.cumsum([shard.tokens for shard in self.index.shards], dtype=np.int64)
+        self._begins = self._ends - [shard.tokens for shard in self.index.shards]
         self._maps: dict[int, np.ndarray] = {}
 
     def _shard(self, number: int) -> np.ndarray:
@@ -60,9 +65,9 @@ class TokenSource:
         if not 0 <= start <= end <= self.tokens:
             raise IndexError(f"source {self.name!r}: tokens [{start}, {end}) of {self.tokens}")
         result = np.empty(end - start, dtype=np.int64)
-        number, filled = bisect_right(self._ends, start), 0
+        number, filled = int(np.searchsorted(self._ends, start, side="right")), 0
         while filled < len(result):
-            first = self._ends[number] - self.index.shards[number].tokens
+            first = int(self._begins[number])
             part = self._shard(number)[start + filled - first : end - first]
             result[filled : filled + len(part)] = part
             filled, number = filled + len(part), number + 1
@@ -74,6 +79,31 @@ class TokenSource:
             raise IndexError(f"source {self.name!r}: row {index} of {self.rows}")
         start = index * self.sequence_length
         return self.slice(start, start + self.sequence_length + 1)
+
+    def take(self, rows: NDArray[np.int64]) -> np.ndarray:
+        """These rows as they are stored, of shape (n, S + 1). Raises IndexError outside [0, rows)."""
+        if not len(rows):
+            return np.empty((0, self.sequence_length + 1), dtype=self.index.dtype)
+        if rows.min() < 0 or rows.max() >= self.rows:
+            raise IndexError(f"source {self.name!r}: rows {rows.min()} to {rows.max()} of {self.rows}")
+        starts, width = rows * self.sequence_length, self.sequence_length + 1
+        numbers = np.searchsorted(self._ends, starts, side="right")
+        first = int(numbers[0])
+        if starts.max() + width <= self._ends[first] and (numbers == first).all():
+            return self._windows(first, width)[starts - self._begins[first]]
+        result = np.empty((len(rows), width), dtype=self.index.dtype)
+        crossing = starts + width > self._ends[numbers]
+        for number in np.unique(numbers[~crossing]).tolist():
+            chosen = (numbers == number) & ~crossing
+            result[chosen] = self._windows(number, width)[starts[chosen] - self._begins[number]]
+        for at in np.flatnonzero(crossing).tolist():
+            result[at] = self.row(int(rows[at]))
+        return result
+
+    def _windows(self, number: int, width: int) -> np.ndarray:
+        """What a shard holds from each of its places on: a view, so nothing is read but what is taken."""
+        shard = self._shard(number)
+        return as_strided(shard, (max(0, len(shard) - width + 1), width), 2 * shard.strides, writeable=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
@@ -105,12 +135,13 @@ class SubsetSource:
 
     def row(self, index: int) -> np.ndarray:
         """Row `index` of those seen, as int64 of shape (S + 1,)."""
-        from rewarm_trainer.permutation import place
+        return np.asarray(self.take(np.array([index]))[0], dtype=np.int64)
 
-        if not 0 <= index < self.rows:
-            raise IndexError(f"source {self.name!r}: row {index} of {self.rows} seen")
-        _, row = place(self.seed, self.source, index, self.size)
-        return self.whole.row(row)
+    def take(self, rows: NDArray[np.int64]) -> np.ndarray:
+        """These of the rows seen, of shape (n, S + 1)."""
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
+            raise IndexError(f"source {self.name!r}: rows {rows.min()} to {rows.max()} of {self.rows} seen")
+        return self.whole.take(drawn(self.seed, self.source, rows, self.size)[1])
 
 
 def open_source(folder: Path, name: str, sequence_length: int) -> TokenSource:

@@ -53,6 +53,8 @@ def test_rows_are_the_stream(stream: list[int], sequence_length: int, shard_toke
             row = source.row(index)
             assert row.dtype == np.int64
             assert row.tolist() == stream[start : start + sequence_length + 1]
+        chosen = np.array([7 * index % max(1, source.rows) for index in range(source.rows)], dtype=np.int64)
+        assert source.take(chosen).tolist() == [source.row(int(index)).tolist() for index in chosen]
         used = source.rows * sequence_length + 1 if source.rows else 0
         assert source.dropped_tokens == len(stream) - used < sequence_length + 1
         assert verify(folder).tokens == len(stream)
@@ -62,6 +64,13 @@ def test_rows_are_the_stream(stream: list[int], sequence_length: int, shard_toke
 def test_rows_outside_are_refused(tmp_path: Path, index: int) -> None:
     with pytest.raises(IndexError, match=f"source 'a': row {index} of 3"):
         open_source(write_stream(tmp_path, list(range(10))), "a", 3).row(index)
+
+
+def test_rows_outside_are_refused_among_others(tmp_path: Path) -> None:
+    source = open_source(write_stream(tmp_path, list(range(10))), "a", 3)
+    with pytest.raises(IndexError, match="source 'a': rows 0 to 3 of 3"):
+        source.take(np.array([0, 3, 1]))
+    assert source.take(np.array([], dtype=np.int64)).shape == (0, 4)
 
 
 def test_opening_reads_no_shard(tmp_path: Path) -> None:
