@@ -19,6 +19,8 @@ from torch import Tensor, nn
 IGNORED = -100
 CHUNK_LOGITS = 1 << 27
 """Logits of a chunk. Smaller chunks add the head's gradient up more often, which costs more than it saves."""
+HEAD_PARTS = 8
+"""Parts in which the head's gradient is added up."""
 CACHED_LOGITS = 1 << 21
 """Logits that go through the eager kernel together: what stays in a processor's caches between its passes."""
 
@@ -56,7 +58,14 @@ def replace_in_rows(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 def label_gradient(logits: Tensor, labels: Tensor, weights: Tensor, nats: Tensor) -> None:
     """The gradient at the labels' own places: (p - 1) x weight."""
     gradient = torch.where(labels != IGNORED, torch.expm1(-nats) * weights, 0.0)
-    logits.scatter_(-1, labels.clamp(min=0).unsqueeze(-1), gradient.unsqueeze(-1).to(logits.dtype))
+    # Not `scatter_`: on a CPU it makes an FP32 copy of all logits in BF16.
+    logits[torch.arange(len(logits), device=logits.device), labels.clamp(min=0)] = gradient.to(logits.dtype)
+
+
+def add_product(gradient: Tensor, logits: Tensor, hidden: Tensor) -> None:
+    """gradient += logits^T hidden, a part of the vocabulary at a time: the product is never there as a whole."""
+    for part, columns in zip(gradient.chunk(HEAD_PARTS), logits.chunk(HEAD_PARTS, dim=1), strict=True):
+        part += columns.t() @ hidden
 
 
 def chunk_rows(tokens: int, vocabulary: int) -> int:
@@ -84,8 +93,9 @@ class _WeightedNats(torch.autograd.Function):
                 if hidden_gradient is not None:
                     torch.mm(logits, matrix, out=hidden_gradient[some])
                 if wants_head:
-                    part = logits.t() @ narrow[some]
-                    head_gradient = part.to(head.dtype) if head_gradient is None else head_gradient.add_(part)
+                    if head_gradient is None:
+                        head_gradient = torch.zeros_like(head)
+                    add_product(head_gradient, logits, narrow[some])
         ctx.save_for_backward(hidden_gradient, head_gradient)
         ctx.hidden_type = hidden.dtype
         ctx.mark_non_differentiable(nats)
