@@ -6,7 +6,7 @@ Ranks take contiguous slices of the global batch: strided ones gave one rank all
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rewarm_trainer.order import Draw, Order
 
 IGNORED = -100
-_AHEAD = 1 << 17
+_AHEAD = 1 << 18
 """Tokens to be read at once: small batches are read several at a time, as a call costs more than a row."""
 
 
@@ -48,18 +48,23 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def part(self, start: int, stop: int) -> Batch:
-        """Rows start .. stop, as a micro-batch."""
+    def part(self, start: int, stop: int, valid: int | None = None) -> Batch:
+        """Rows start .. stop, as a micro-batch; `valid` where it is known."""
         labels = self.labels[start:stop]
-        positions = None if self.positions is None else self.positions[start:stop]
         return Batch(
             self.inputs[start:stop],
             labels,
-            positions,
+            None if self.positions is None else self.positions[start:stop],
             self.sources[start:stop],
-            int(np.count_nonzero(labels != IGNORED)),
+            int(np.count_nonzero(labels != IGNORED)) if valid is None else valid,
             self.pieces,
         )
+
+    def cut(self, parts: int) -> Iterator[Batch]:
+        """So many equal parts, one after the other."""
+        size = len(self) // parts
+        valid = np.count_nonzero(self.labels.reshape(parts, -1) != IGNORED, axis=1).tolist()
+        return (self.part(size * number, size * (number + 1), valid[number]) for number in range(parts))
 
 
 def document_positions(inputs: NDArray[np.int64], eos: int) -> NDArray[np.int64]:
@@ -74,8 +79,9 @@ def _positions(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
     starts[:, -1:] = True
     # The last token of a row is followed by the next row's first, whatever it is.
     begins = np.concatenate([[0], np.flatnonzero(starts) + 1])
-    lengths = np.diff(begins)
-    return (np.arange(ends.size) - np.repeat(begins[:-1], lengths)).reshape(rows, length)
+    positions = np.arange(ends.size)
+    positions -= np.repeat(begins[:-1], np.diff(begins))
+    return positions.reshape(rows, length)
 
 
 def assemble(
@@ -137,8 +143,7 @@ class Loader:
             masking=self._masking,
             sequence_length=order.phase(step).sequence_length,
         )
-        size = len(whole) // steps
-        return deque(whole.part(start, start + size) for start in range(0, len(whole), size))
+        return deque(whole.cut(steps))
 
     def batch(self, order: Order, step: int) -> Batch:
         """The batch of update `step` + 1; those after it are read while that one is made."""

@@ -92,6 +92,9 @@ class _WeightedNats(torch.autograd.Function):
                 label_gradient(logits, labels[some], weights[some], nats[some])
                 if hidden_gradient is not None:
                     torch.mm(logits, matrix, out=hidden_gradient[some])
+                if at + rows >= len(hidden):
+                    # Nobody needs it any more, and the most memory is taken below.
+                    del matrix
                 if wants_head:
                     if head_gradient is None:
                         head_gradient = torch.zeros_like(head)

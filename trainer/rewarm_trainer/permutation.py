@@ -26,6 +26,8 @@ ROUNDS = 4
 DOMAIN = "rewarm-order-v1"
 _WIDEST = 31
 """Bits of a half at most: 2^62 rows, so that every number fits 64 bits with their sign."""
+_TABLE_BITS = 20
+"""Bits of a half up to which what was worked out is kept: a source of 2^40 rows."""
 
 
 def permuted(seed: int, source: str, epoch: int, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -37,7 +39,7 @@ def permuted(seed: int, source: str, epoch: int, places: NDArray[np.int64], size
     if size == 1:
         return np.zeros_like(places)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    rounds = _rounds(seed, source, epoch)
+    rounds = _rounds(seed, source, epoch, half_bits)
     numbers = _pass(places, rounds, half_bits)
     while len(outside := np.flatnonzero(numbers >= size)):
         numbers[outside] = _pass(numbers[outside], rounds, half_bits)
@@ -51,38 +53,48 @@ def permute(seed: int, source: str, epoch: int, place: int, size: int) -> int:
 
 def _pass(numbers: NDArray[np.int64], rounds: tuple[_Round, ...], half_bits: int) -> NDArray[np.int64]:
     """Once through the network: two rounds at a time, so that no halves change sides."""
-    mask = (1 << half_bits) - 1
-    left, right = numbers >> half_bits, numbers & mask
+    left, right = numbers >> half_bits, numbers & ((1 << half_bits) - 1)
     for even, odd in (rounds[:2], rounds[2:]):
-        left ^= even.of(right) & mask
-        right ^= odd.of(left) & mask
+        left ^= even.of(right)
+        right ^= odd.of(left)
     return left << half_bits | right
 
 
-class _Round(dict[int, int]):
-    """F of one round before it is cut to h bits, by half; worked out once where it is asked for.
+class _Round:
+    """F of one round, by half; worked out once where it is asked for.
 
     A half takes about the square root of a source's rows as values, so most are asked for many times.
     """
 
-    def __init__(self, key: str, turn: int) -> None:
+    def __init__(self, key: str, turn: int, half_bits: int) -> None:
         self._keyed = hashlib.sha256(f"{key}{turn}\0".encode())
-
-    def __missing__(self, half: int) -> int:
-        state = self._keyed.copy()
-        state.update(b"%d" % half)
-        # Whole multiples of 2^h do not change what is left of it modulo 2^h.
-        self[half] = value = int.from_bytes(state.digest()[:8], "big") & ((1 << _WIDEST) - 1)
-        return value
+        self._mask = (1 << half_bits) - 1
+        # One more than F, so that 0 says unknown: pages of zeros that nobody touches take no memory.
+        self._known = np.zeros(1 << half_bits, dtype=np.int64) if half_bits <= _TABLE_BITS else None
+        self._unknown = 1 << half_bits
 
     def of(self, halves: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.fromiter(map(self.__getitem__, halves.tolist()), np.int64, len(halves))
+        if self._known is None:
+            return np.array([self._value(half) for half in halves.tolist()], dtype=np.int64)
+        found = self._known[halves]
+        if self._unknown and not found.all():
+            missing = np.unique(halves[found == 0])
+            self._known[missing] = [self._value(half) + 1 for half in missing.tolist()]
+            self._unknown -= len(missing)
+            found = self._known[halves]
+        found -= 1
+        return found
+
+    def _value(self, half: int) -> int:
+        state = self._keyed.copy()
+        state.update(b"%d" % half)
+        return int.from_bytes(state.digest()[:8], "big") & self._mask
 
 
 @lru_cache(maxsize=256)
-def _rounds(seed: int, source: str, epoch: int) -> tuple[_Round, ...]:
+def _rounds(seed: int, source: str, epoch: int, half_bits: int) -> tuple[_Round, ...]:
     key = f"{DOMAIN}\0{seed}\0{source}\0{epoch}\0"
-    return tuple(_Round(key, turn) for turn in range(ROUNDS))
+    return tuple(_Round(key, turn, half_bits) for turn in range(ROUNDS))
 
 
 def drawn(seed: int, source: str, indices: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
