@@ -1,7 +1,8 @@
-"""What a Reptile step costs beside the updates of its interval: `python benchmarks/methods/reptile.py`.
+"""What a Reptile step costs beside the updates of its interval: `python benchmarks/methods/reptile.py [--write]`.
 
 Updates and Reptile steps take turns in one process on one model, so that whatever else the machine does hits both.
-Prints one JSON object; `overhead` is the Reptile step's share of an interval's time (median over rounds).
+`overhead` is the Reptile step's share of an interval's time (median over rounds); --write puts it into
+docs/meta-experience.md.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arms import CLIP, EOS, RATE, Text, Work
-
+import rewarm_trainer  # noqa: F401 - before torch: it sets how long OpenMP spins
 from rewarm_api.snapshot import Optimizer
+from rewarm_bench.pages import replace_in
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.keeper import parameters_of
 from rewarm_trainer.methods.meta_experience import MetaExperience
-from rewarm_trainer.model import TokenLosses, build_optimizer
+from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
 from rewarm_trainer.order import Order, Phase
 from rewarm_trainer.session import open_accelerator
 from rewarm_trainer.update import Updater
+from speed.work import CLIP, EOS, RATE, Text, Work
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "meta-experience.md"
+MARKS = "<!-- reptile.py writes from here -->", "<!-- to here -->"
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -39,7 +44,7 @@ def seconds(action: Callable[[], object]) -> float:
 def measure(work: Work, interval: int, rounds: int) -> dict[str, float]:
     """CPU seconds of an update and of a Reptile step, round by round."""
     accelerator, _ = open_accelerator("FP32")
-    model = work.model()
+    model = scratch_model(work.config(), work.vocabulary, EOS, seed=1)
     settings = Optimizer(kind="AdamW", beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, gradient_clip=CLIP)
     module, prepared = accelerator.prepare(TokenLosses(model), build_optimizer(model, settings))
     updater = Updater(accelerator, module, prepared.optimizer, micro_rows=work.rows, clip=CLIP, seed=1, sources=1)
@@ -74,12 +79,26 @@ def measure(work: Work, interval: int, rounds: int) -> dict[str, float]:
     }
 
 
+def sentence(found: dict[str, float]) -> str:
+    """For people."""
+    return (
+        f"A Reptile step takes {1000 * found['reptile_seconds']:.1f} ms of CPU time beside "
+        f"{1000 * found['update_seconds']:.0f} ms of an update ({found['parameters'] / 1e6:.1f}M parameters, "
+        f"{found['tokens_per_update']:,} tokens, FP32): {100 * found['overhead']:.2g} % of an interval of "
+        f"{found['interval']} updates (bar: 1 %). `python benchmarks/methods/reptile.py --write`"
+    )
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interval", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--write", action="store_true", help="write the sentence into docs/meta-experience.md")
     options = parser.parse_args()
     chosen = Work(hidden=options.hidden, layers=options.layers, vocabulary=8192, length=256, rows=8)
-    print(json.dumps(measure(chosen, options.interval, options.rounds)))
+    found = measure(chosen, options.interval, options.rounds)
+    print(json.dumps(found))
+    if options.write:
+        replace_in(PAGE, *MARKS, sentence(found))

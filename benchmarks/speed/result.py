@@ -66,7 +66,9 @@ class Bar:
 
 
 def number(value: float) -> str:
-    """Two decimals where they say something, else whole numbers with separators."""
+    """Two decimals where they say something, else two digits, or whole numbers with separators."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.corpus.shards import SHARD_TOKENS, Index, Shard, ShardWriter, write_index
 from rewarm_trainer.corpus.source import open_source
+from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.order import Order, Phase
 
 EOS = 0
@@ -25,6 +26,8 @@ class Rewarm:
     """`sources` prepared sources of `rows` rows each, mixed evenly."""
 
     def __init__(self, sources: int, rows: int, length: int, batch: int) -> None:
+        # As a run does before anything else.
+        keep_freed_memory()
         self._folder = Path(tempfile.mkdtemp(prefix="rewarm-speed-"))
         self._length, self._batch = length, batch
         self._names = [f"s{number}" for number in range(sources)]

@@ -23,11 +23,12 @@ SPARSE = 10_000_000_000
 
 def measure(size: str, folder: Path) -> Result:
     small = size == "smoke"
-    rows, length, batch, batches = (64, 32, 4, 4) if small else (4096, 256, 16, 100)
+    # A round is long enough for a clock of some milliseconds, and no source is through in five of them.
+    whole, length, batch, batches = (128, 32, 4, 4) if small else (65_536, 256, 16, 400)
     lines, bars, notes = [], [], []
     versions: dict[str, str] = {}
     for count in (2, 8):
-        options = {"sources": count, "rows": rows, "length": length, "batch": batch}
+        options = {"sources": count, "rows": whole // count, "length": length, "batch": batch}
         with ExitStack() as stack:
             arms = {"rewarm": stack.enter_context(Arm("speed.arms.loading", "Rewarm", options))}
             for name, (kind, environment) in LOADERS.items():
