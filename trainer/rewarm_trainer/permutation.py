@@ -26,8 +26,8 @@ ROUNDS = 4
 DOMAIN = "rewarm-order-v1"
 _WIDEST = 31
 """Bits of a half at most: 2^62 rows, so that every number fits 64 bits with their sign."""
-_TABLE_BITS = 20
-"""Bits of a half up to which what was worked out is kept: a source of 2^40 rows."""
+_TABLE_BITS = 16
+"""Bits of a half up to which what was worked out is kept: of a source of up to 2^32 rows."""
 
 
 def permuted(seed: int, source: str, epoch: int, places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -69,20 +69,18 @@ class _Round:
     def __init__(self, key: str, turn: int, half_bits: int) -> None:
         self._keyed = hashlib.sha256(f"{key}{turn}\0".encode())
         self._mask = (1 << half_bits) - 1
-        # One more than F, so that 0 says unknown: pages of zeros that nobody touches take no memory.
-        self._known = np.zeros(1 << half_bits, dtype=np.int64) if half_bits <= _TABLE_BITS else None
+        self._known = np.full(1 << half_bits, -1, dtype=np.int64) if half_bits <= _TABLE_BITS else None
         self._unknown = 1 << half_bits
 
     def of(self, halves: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._known is None:
             return np.array([self._value(half) for half in halves.tolist()], dtype=np.int64)
         found = self._known[halves]
-        if self._unknown and not found.all():
-            missing = np.unique(halves[found == 0])
-            self._known[missing] = [self._value(half) + 1 for half in missing.tolist()]
+        if self._unknown and (found < 0).any():
+            missing = np.unique(halves[found < 0])
+            self._known[missing] = [self._value(half) for half in missing.tolist()]
             self._unknown -= len(missing)
             found = self._known[halves]
-        found -= 1
         return found
 
     def _value(self, half: int) -> int:
