@@ -74,7 +74,9 @@ def test_the_page_has_every_bar_with_its_mark_and_the_command() -> None:
     assert page.marked([result(MISSED_BAR)]).splitlines()[-1] == "0 met, 1 missed, 0 not measured"
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (12.0, "12"), (0.034, "0.034"), (0.0000512, "5.1e-05"), (12345.6, "12,346")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.5"), (12.0, "12"), (0.034, "0.034"), (0.0000512, "5.1e-05"), (12345.6, "12,346")]
+)
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 
