@@ -256,9 +256,9 @@ def test_merge_refuses_in_one_line(world: World, averaged: dict[str, Any], finis
     assert refused("interpolate", folder, out, "--towards-base", "2")[0] == 64
     code, line = refused("interpolate", world.root / "whole", out, "--towards-base", "0.5")
     assert (code, "a base that was trained" in line) == (64, True)
-    (world.root / "full").mkdir(exist_ok=True)
-    (world.root / "full" / "file").write_text("")
-    code, line = refused("average", folder, "--last", "3", world.root / "full")
+    (world.root / "occupied").mkdir(exist_ok=True)
+    (world.root / "occupied" / "file").write_text("")
+    code, line = refused("average", folder, "--last", "3", world.root / "occupied")
     assert (code, "which is not empty" in line) == (64, True)
 
 

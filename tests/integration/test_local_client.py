@@ -65,7 +65,7 @@ def test_suspend_commits_and_resume_goes_on_to_the_end(client, world):
 
 
 def test_a_run_that_cannot_be_ends_failed_with_its_cause(client, world):
-    run = client.submit(world.manifest("broken", corpus__sources=[{"name": "code", "uri": "none.jsonl"}]))
+    run = client.submit(world.manifest("without-text", corpus__sources=[{"name": "code", "uri": "none.jsonl"}]))
     done = client.wait(run.name, timeout=100)
     assert (done.finished, done.succeeded, done.summary) == (True, False, "Failed")
     assert done.condition("Succeeded").reason == "MissingInput"

@@ -73,9 +73,9 @@ def test_every_process_writes_its_own_files_and_they_are_one_model(world: World,
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert world.rewarm("checkpoints", sharded, "--verify").code == 0
-    done = world.rewarm("export", sharded, world.root / "exported")
+    done = world.rewarm("export", sharded, world.root / "exported-sharded")
     assert done.code == 0, done.err
-    exported = load_file(world.root / "exported" / "model.safetensors")
+    exported = load_file(world.root / "exported-sharded" / "model.safetensors")
     assert exported.keys() == first.keys() | second.keys()
     assert all(torch.equal(tensor, {**first, **second}[name]) for name, tensor in exported.items())
     assert torch.equal(loaded.state_dict()["model.norm.weight"], exported["model.norm.weight"])

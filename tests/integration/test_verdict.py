@@ -319,8 +319,8 @@ def test_metrics_are_scraped_during_a_run(world: World, general: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    manifest = manifest_on(world, general, "scraped", budget={"tokens": 102400})
-    process = world.start("run", manifest, "--workdir", world.root / "scraped", "--metrics-port", str(port))
+    manifest = manifest_on(world, general, "scraped-verdict", budget={"tokens": 102400})
+    process = world.start("run", manifest, "--workdir", world.root / "scraped-verdict", "--metrics-port", str(port))
     read_until(process, lambda line: line.startswith("step 2/"))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()

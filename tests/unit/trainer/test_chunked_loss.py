@@ -1,12 +1,16 @@
 """Head and loss in chunks: the same losses and gradients as logits made whole."""
 
+from collections.abc import Callable
+from itertools import accumulate
+
 import pytest
 import torch
 from tiny_models import CONFIGS, VOCABULARY, batch_of, random_rows, tiny
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from rewarm_trainer import chunked_loss
-from rewarm_trainer.chunked_loss import plain_head
+from rewarm_trainer.chunked_loss import ChunkedLoss, plain_head
 from rewarm_trainer.model import TokenLosses
 
 
@@ -78,3 +82,41 @@ def test_the_compiled_kernel_and_the_one_by_rows_agree() -> None:
     first = chunked_loss.replace_by_gradient(one, labels, weights)
     torch.testing.assert_close(first, chunked_loss.replace_in_rows(other, labels, weights))
     torch.testing.assert_close(one, other)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that tensors made by `run` held at one moment."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events))
+
+
+def test_half_the_memory_of_the_plain_way_is_enough() -> None:
+    """One chunk of BF16 logits and one gradient of the head: no FP32 copy of the logits, no second gradient."""
+    tokens, hidden, vocabulary = 512, 256, 32_768
+    head = nn.Linear(hidden, vocabulary, bias=False)
+    states = torch.randn(1, tokens, hidden)
+    labels = torch.randint(0, vocabulary, (1, tokens))
+    weights = torch.full((1, tokens), 1.0 / tokens)
+    chunked = ChunkedLoss(head, compiled=False)
+
+    def plain() -> None:
+        head.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(head(states).float().flatten(0, 1), labels.flatten())
+        loss.backward()
+
+    def ours() -> None:
+        head.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = chunked.weighted(states, labels, weights)
+        loss.backward()
+
+    logits = 2 * tokens * vocabulary
+    gradient = 4 * hidden * vocabulary
+    # Beside them: the head in BF16, and what stays in the caches.
+    most = peak_bytes(ours)
+    assert most < 1.4 * (logits + gradient)
+    assert most < 0.5 * peak_bytes(plain)
