@@ -101,6 +101,10 @@ class Keeper:
                 self.operator.start()
 
 
+LARGEST_GAP = 20
+"""Writes, of all namespaces together, that the history of Jobs may leave out."""
+
+
 class History:
     """Every Job of a namespace that ever was, by a watch that nothing disturbs."""
 
@@ -132,13 +136,24 @@ class History:
             try:
                 for event in self._place.api.watch(self._place.jobs, timeout_s=3, resourceVersion=version):
                     if event["type"] == "ERROR":
-                        self.problems.append(f"the history of Jobs has a gap: {event['object'].get('message')}")
-                        version = self._place.api.get(self._place.jobs)["metadata"]["resourceVersion"]
+                        version = self._bridge(event["object"], version)
                         break
                     version = event["object"]["metadata"]["resourceVersion"]
                     self._see(event["type"], event["object"])
             except _AWAY:
                 self._stop.wait(0.3)
+
+    def _bridge(self, error: Json, version: str) -> str:
+        """Where to go on after an error. An API server that was killed remembers only what it read at its start.
+
+        A Job could be made and be gone unseen only in a gap with room for it: both, with finalizers and pods, are
+        dozens of writes.
+        """
+        oldest = re.search(r"too old resource version: \d+ \((\d+)\)", str(error.get("message")))
+        if oldest and int(oldest[1]) - int(version) <= LARGEST_GAP:
+            return oldest[1]
+        self.problems.append(f"the history of Jobs has a gap after {version}: {error.get('message')}")
+        return str(self._place.api.get(self._place.jobs)["metadata"]["resourceVersion"])
 
     def _see(self, kind: str, job: Json) -> None:
         name = job["metadata"]["name"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from fault_proxy import Request
 
+from campaigns import operator_stage
 from campaigns.operator_faults import LEASE_WRITES, Killer, Point, kind_of, points, spread
 
 NAMESPACE = "/apis/rewarm.dev/v1alpha1/namespaces/n"
@@ -62,3 +64,30 @@ def test_a_write_that_was_not_done_comes_again_under_its_number():
     story = [request(each.method, each.path) for each in (STATUS, READ, STATUS, STATUS, JOB, STATUS, JOB)]
     assert [meets(each) for each in story] == ["", "", "before", "after", "after", "", ""]
     assert (killer.left, len(killer.struck)) == ([], 3)
+
+
+class Listed:
+    """An API server that lists Jobs at one version."""
+
+    jobs = "/jobs"
+    since = "1"
+
+    def __init__(self) -> None:
+        self.api = self
+
+    def get(self, path: str) -> dict[str, object]:
+        assert path == self.jobs
+        return {"metadata": {"resourceVersion": "900"}}
+
+
+def test_a_server_that_was_killed_leaves_out_too_little_for_a_job_to_come_and_go():
+    history = operator_stage.History(Listed())
+    assert history._bridge({"code": 410, "message": "too old resource version: 6798 (6808)"}, "6798") == "6808"
+    assert history.problems == []
+
+
+@pytest.mark.parametrize("message", ["too old resource version: 6798 (6900)", "the server is on fire"])
+def test_any_other_gap_in_the_history_is_told(message):
+    history = operator_stage.History(Listed())
+    assert history._bridge({"message": message}, "6798") == "900"
+    assert history.problems == [f"the history of Jobs has a gap after 6798: {message}"]
