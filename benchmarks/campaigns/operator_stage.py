@@ -134,12 +134,15 @@ class History:
         version = self._place.since
         while not self._stop.is_set():
             try:
-                for event in self._place.api.watch(self._place.jobs, timeout_s=3, resourceVersion=version):
+                # Bookmarks: where no Job of this place changes, its version would grow older than a server remembers.
+                asked = {"resourceVersion": version, "allowWatchBookmarks": "true"}
+                for event in self._place.api.watch(self._place.jobs, timeout_s=5, **asked):
                     if event["type"] == "ERROR":
                         version = self._bridge(event["object"], version)
                         break
                     version = event["object"]["metadata"]["resourceVersion"]
-                    self._see(event["type"], event["object"])
+                    if event["type"] != "BOOKMARK":
+                        self._see(event["type"], event["object"])
             except _AWAY:
                 self._stop.wait(0.3)
 
