@@ -1,8 +1,7 @@
-"""The newest answers about objects, each with the spec that it is for: most are looked at several times. Pure."""
+"""Answers about objects, each with the spec that it is for: most are looked at several times in a row. Pure."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -13,11 +12,11 @@ Answer = TypeVar("Answer")
 
 
 class Remembered(Generic[Answer]):
-    """`answer(document, defaults)`, for the `limit` objects asked for first; asked anew where spec or chart changed."""
+    """`answer(document, defaults)`, asked anew where spec or chart changed, for the newest `limit` objects."""
 
     def __init__(self, answer: Callable[[Mapping[str, Any], Defaults], Answer], limit: int) -> None:
         self._answer, self._limit = answer, limit
-        self._known: OrderedDict[tuple[str, str, Defaults], tuple[Any, Answer]] = OrderedDict()
+        self._known: dict[tuple[str, str, Defaults], tuple[Any, Answer]] = {}
 
     def __call__(self, document: Mapping[str, Any], settings: Settings) -> Answer:
         metadata = document["metadata"]
@@ -27,7 +26,7 @@ class Remembered(Generic[Answer]):
         if known is None or known[0] != spec:
             known = self._known[key] = (spec, self._answer(document, defaults))
             if len(self._known) > self._limit:
-                self._known.popitem(last=False)
+                del self._known[next(iter(self._known))]
         return known[1]
 
 

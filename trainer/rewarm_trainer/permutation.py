@@ -70,16 +70,17 @@ class _Round:
         self._keyed = hashlib.sha256(f"{key}{turn}\0".encode())
         self._mask = (1 << half_bits) - 1
         self._known = np.full(1 << half_bits, -1, dtype=np.int64) if half_bits <= _TABLE_BITS else None
-        self._unknown = 1 << half_bits
+        self._is_whole = False
 
     def of(self, halves: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._known is None:
             return np.array([self._value(half) for half in halves.tolist()], dtype=np.int64)
         found = self._known[halves]
-        if self._unknown and (found < 0).any():
+        if not self._is_whole and (found < 0).any():
             missing = np.unique(halves[found < 0])
             self._known[missing] = [self._value(half) for half in missing.tolist()]
-            self._unknown -= len(missing)
+            # Looked up, not counted: the loader's thread and the training thread may both be here.
+            self._is_whole = bool((self._known >= 0).all())
             found = self._known[halves]
         return found
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm_trainer.permutation import permute, place
+from rewarm_trainer.permutation import _rounds, drawn, permute, place
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -52,6 +56,21 @@ def test_the_order_is_frozen() -> None:
     """Golden values, computed once by a separate transcription of the docstring: a change changes every run."""
     assert [permute(17, "pubmed", 0, at, 10) for at in range(10)] == GOLDEN_TEN
     assert [permute(0, "général", 3, at, 2**33 + 1) for at in (0, 1, 2**33)] == GOLDEN_HUGE
+
+
+def test_threads_that_draw_at_once_draw_what_one_draws() -> None:
+    """The loader's thread reads ahead while the training thread may ask for another step."""
+    indices, size, before = np.arange(0, 90_000, 7), 30_000, sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for seed in range(3):
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(lambda part, seed=seed: drawn(seed, "a", part, size), [indices] * 4))
+            _rounds.cache_clear()
+            epochs, rows = drawn(seed, "a", indices, size)
+            assert all((each[0] == epochs).all() and (each[1] == rows).all() for each in found)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_the_first_place_is_spread_over_all_rows() -> None:
