@@ -37,6 +37,13 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
+class ListPods:
+    """Read the pods of this Job (by uid), and note in Observed.listed when that was done."""
+
+    job: str
+
+
+@dataclass(frozen=True)
 class PatchStatus:
     """Merge-patch of the status subresource: only what changes (None removes a key).
 
@@ -89,7 +96,7 @@ class Track:
     """Which asking of a person this follows: what was done for an earlier one may have been undone since."""
 
 
-Action = SetFinalizer | Create | DeleteJob | PatchStatus | Annotate | Emit | Track
+Action = SetFinalizer | Create | DeleteJob | ListPods | PatchStatus | Annotate | Emit | Track
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,10 @@ _BUDGETS: Mapping[str, Budget] = {
     "Hang": "failures", "OutOfMemory": "failures", "Unknown": "failures",
 }  # fmt: skip
 
+LIST_AFTER_SECONDS = 2
+"""How old a Job's verdict is when its pods are asked for what their watch has not told yet."""
 SETTLE_SECONDS = 10
-"""How long after a Job's verdict we wait for its pods' last words: two watches bring them, in no order."""
+"""How long after that we wait for the last words of deleted pods, which only a watch tells."""
 _FIRST_BACKOFF = 10.0
 _LONGEST_BACKOFF = 300.0
 _EXIT_CODE = re.compile(r"exit code (\d+)")
@@ -57,10 +59,14 @@ class End:
 
 @dataclass(frozen=True)
 class Judged:
-    """`end` is None while the attempt goes on; then `look_again` says in how many seconds it could be over."""
+    """`end` is None while the attempt goes on; then `look_again` says in how many seconds it could be over.
+
+    `asks_for_pods`: the pods that we see do not tell the story of the Job's verdict, so they are to be listed.
+    """
 
     end: End | None = None
     look_again: float | None = None
+    asks_for_pods: bool = False
 
 
 def budget_of(cause: str) -> Budget:
@@ -79,10 +85,18 @@ def spent(job: Object) -> dict[str, int]:
 
 
 def judge(
-    job: Object, all_pods: Sequence[Object], now: datetime, *, margin: int, finished_by_record: bool = False
+    job: Object,
+    all_pods: Sequence[Object],
+    now: datetime,
+    *,
+    margin: int,
+    listed: datetime | None = None,
+    finished_by_record: bool = False,
 ) -> Judged:
     """Whether the attempt of this Job has ended, and why. `margin`: seconds after which a deleted pod is lost.
 
+    `listed`: when its pods were asked for after its verdict. Two watches come in no order, and after an outage of the
+    API server one of them may be back long before the other: how old a verdict is says nothing about the pods.
     `finished_by_record`: rank 0 reported its final verdict, whatever became of the pods after that.
     A Job that Kueue has suspended has not ended.
     """
@@ -90,9 +104,13 @@ def judge(
     verdict = _verdict(job)
     if verdict is not None:
         at = moments.parse(verdict.get("lastTransitionTime")) or now
-        age = moments.seconds_between(at, now)
-        if not finished_by_record and age < SETTLE_SECONDS and not _settled(job, verdict, members):
-            return Judged(look_again=max(0.1, SETTLE_SECONDS - age))
+        if not finished_by_record and not _settled(job, verdict, members):
+            early = LIST_AFTER_SECONDS - moments.seconds_between(at, now)
+            if listed is None:
+                return Judged(look_again=early) if early > 0 else Judged(asks_for_pods=True)
+            left = SETTLE_SECONDS - moments.seconds_between(listed, now)
+            if left > 0:
+                return Judged(look_again=left)
         return Judged(classify(job, members, at, finished_by_record=finished_by_record, stuck=False))
     if (job.get("spec") or {}).get("suspend"):
         return Judged()

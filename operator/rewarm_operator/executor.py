@@ -10,20 +10,22 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from rewarm_operator import moments
+from rewarm_operator import moments, trim
 from rewarm_operator.actions import (
     Action,
     Annotate,
     Create,
     DeleteJob,
     Emit,
+    ListPods,
     PatchStatus,
     SetFinalizer,
     Track,
 )
 from rewarm_operator.cluster import ApiError, Cluster
+from rewarm_operator.informers import pages
 from rewarm_operator.queue import Again
-from rewarm_operator.resources import CREATED, FINALIZER, JOB, RUN, Resource, owner_uids
+from rewarm_operator.resources import CREATED, FINALIZER, JOB, POD, RUN, UID_LABEL, Resource, owner_uids
 from rewarm_operator.server_time import SERVER
 from rewarm_operator.status_changes import without_refused
 from rewarm_operator.store import Key, Store
@@ -90,6 +92,8 @@ class Executor:
                 await self._create(run, dict(action.body))
             case DeleteJob():
                 await self._delete_job(run, action.name, action.uid)
+            case ListPods():
+                await self._list_pods(run, action.job)
             case PatchStatus():
                 await self._patch_status(key, action)
             case Annotate():
@@ -216,6 +220,15 @@ class Executor:
             self._store.put(JOB.kind, answer)
         elif known is not None and known["metadata"]["uid"] == uid:
             self._store.remove(JOB.kind, known)
+
+    async def _list_pods(self, run: Json, job: str) -> None:
+        """What was deleted stays: how it ended comes with its DELETED event, and only to one that is still known."""
+        metadata = run["metadata"]
+        selector = f"{UID_LABEL}={metadata['uid']}"
+        found, _ = await pages(self._cluster, POD, metadata["namespace"], selector, trim.pod)
+        for pod in found:
+            self._store.put(POD.kind, pod)
+        self._store.listed(metadata["uid"], job, SERVER.now())
 
     async def _is_there(self, namespace: str, name: str, uid: str) -> bool:
         """Whether the Job of this name is the one with this uid."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from rewarm_operator import conditions
-from rewarm_operator.actions import Action, Create, Emit
+from rewarm_operator import attempts, conditions
+from rewarm_operator.actions import Action, Create, Emit, ListPods
 from rewarm_operator.observed import Object
 from rewarm_operator.settings import Settings
 
@@ -22,6 +22,12 @@ class Seen(Protocol):
 
     @property
     def now(self) -> datetime: ...
+
+    @property
+    def pods(self) -> tuple[Object, ...]: ...
+
+    @property
+    def listed(self) -> Mapping[str, datetime]: ...
 
     @property
     def collisions(self) -> tuple[str, ...]: ...
@@ -73,6 +79,22 @@ class Look:
         """Whether the status says so already, or will after this look."""
         fact = self.said.get(kind)
         return fact.status == "True" if fact else self.stored_condition(kind).get("status") == "True"
+
+    def end_of(self, job: Object, *, finished_by_record: bool = False) -> attempts.End | None:
+        """How a Job of ours ended; None while it goes on, or while what its pods said last is asked for."""
+        uid = str(job["metadata"]["uid"])
+        judged = attempts.judge(
+            job,
+            self.seen.pods,
+            self.now,
+            margin=self.settings.stuck_margin_seconds,
+            listed=self.seen.listed.get(uid),
+            finished_by_record=finished_by_record,
+        )
+        self.wake(judged.look_again)
+        if judged.asks_for_pods:
+            self.after.append(ListPods(uid))
+        return judged.end
 
     # -- what is written -----------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class ObservedStudy:
     jobs: tuple[Object, ...] = ()
     """Jobs that it owns: at most the one that fits."""
     pods: tuple[Object, ...] = ()
+    listed: Mapping[str, datetime] = field(default_factory=dict)
     collisions: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     unwritten: tuple[str, ...] = ()
@@ -76,6 +77,8 @@ class Observed:
     seen_jobs: frozenset[str] = frozenset()
     """Names of the Jobs of this run that this process has seen; some may be gone."""
     pods: tuple[Object, ...] = ()
+    listed: Mapping[str, datetime] = field(default_factory=dict)
+    """Uid of a Job -> when its pods were asked for (`ListPods`)."""
     workloads: tuple[Object, ...] = ()
     """Kueue Workloads of those Jobs."""
     kueue_installed: bool = False

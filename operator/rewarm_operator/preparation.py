@@ -40,9 +40,7 @@ def advance(visit: Visit, *, may_start: bool) -> bool:
 
 
 def _watch(visit: Visit, job: Object, *, may_start: bool) -> None:
-    judged = attempts.judge(job, visit.observed.pods, visit.now, margin=visit.settings.stuck_margin_seconds)
-    visit.wake(judged.look_again)
-    end = judged.end
+    end = visit.end_of(job)
     if end is None and hangs.heartbeat(visit, 0, job) is not None:
         # Only one that has spoken can fall silent: an image of one's own may prepare without a word.
         end = hangs.end(visit, 0, job)

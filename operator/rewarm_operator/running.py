@@ -91,16 +91,9 @@ def _end(visit: Visit, number: int, job: Object | None) -> attempts.End | None:
     if job is None or "deletionTimestamp" in job["metadata"]:
         members = pods.of_attempt(number, visit.observed.pods)
         return attempts.vanished(members, visit.now, finished_by_record=is_judged)
-    judged = attempts.judge(
-        job,
-        visit.observed.pods,
-        visit.now,
-        margin=visit.settings.stuck_margin_seconds,
-        finished_by_record=is_judged,
-    )
-    visit.wake(judged.look_again)
-    if judged.end is not None:
-        return judged.end
+    end = visit.end_of(job, finished_by_record=is_judged)
+    if end is not None:
+        return end
     if attempts.has_verdict(job):
         return None
     if visit.is_suspended:

@@ -56,6 +56,7 @@ class Known:
     unwritten: dict[str, Any] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     registry: Registry = field(default_factory=Registry)
+    listed: dict[str, datetime] = field(default_factory=dict)
     patched: datetime | None = None
 
 
@@ -155,6 +156,14 @@ class Store:
         if uid in self._place_of:
             self._of(uid).patched = now
 
+    def listed(self, uid: str, job_uid: str, now: datetime) -> None:
+        """The pods of this Job, as they are, have been put in."""
+        if uid in self._place_of:
+            present = {job["metadata"]["uid"] for job in self._children_of(uid).jobs.values()}
+            listed = {job: when for job, when in self._of(uid).listed.items() if job in present}
+            self._of(uid).listed = listed | {job_uid: now}
+            self._changed(uid)
+
     def look_again(self, uid: str) -> None:
         """The run is to be decided anew although nothing about it changed."""
         self._changed(uid)
@@ -216,6 +225,7 @@ class Store:
             jobs=jobs,
             seen_jobs=frozenset(children.seen_jobs),
             pods=(*self._last_words.of(uid), *children.pods.values()),
+            listed=known.listed,
             workloads=workloads,
             kueue_installed=self.kueue_installed,
             collisions=tuple(known.collisions),
@@ -240,6 +250,7 @@ class Store:
             runs=tuple(self.runs[each] for each in sorted(self._runs_of.get(uid, ()))),
             jobs=tuple(self.jobs(uid)),
             pods=(*self._last_words.of(uid), *self._children_of(uid).pods.values()),
+            listed=known.listed,
             collisions=tuple(known.collisions),
             refused=dict(known.refused),
             unwritten=tuple(sorted(known.unwritten)),

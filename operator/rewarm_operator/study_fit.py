@@ -35,9 +35,7 @@ def advance(visit: StudyVisit) -> None:
 
 
 def _watch(visit: StudyVisit, job: Object) -> None:
-    judged = attempts.judge(job, visit.observed.pods, visit.now, margin=visit.settings.stuck_margin_seconds)
-    visit.wake(judged.look_again)
-    end = judged.end
+    end = visit.end_of(job)
     if end is None:
         _tell_fitting(visit)
         if not (job.get("spec") or {}).get("suspend"):

@@ -58,7 +58,7 @@ class MemoryCluster:
         items = [
             copy.deepcopy(item)
             for (kind, where, _), item in self.objects.items()
-            if kind == resource.kind and namespace in (None, where)
+            if kind == resource.kind and namespace in (None, where) and _selects(selector, item)
         ]
         return {"items": items, "metadata": {"resourceVersion": str(next(self._versions))}}
 
@@ -118,3 +118,10 @@ class MemoryCluster:
         wanted = (body.get("metadata") or {}).get("resourceVersion")
         if wanted is not None and wanted != known["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict", "the object has been modified")
+
+
+def _selects(selector: str, item: Json) -> bool:
+    """Of the selectors only `name` (it is there) and `name=value`."""
+    name, equals, value = selector.partition("=")
+    labels = item["metadata"].get("labels") or {}
+    return not selector or (labels.get(name) == value if equals else name in labels)

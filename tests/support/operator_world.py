@@ -108,6 +108,7 @@ class World(Kubernetes):
         self.collisions: dict[str, None] = {}
         self.last_status_patch: datetime | None = None
         self.leading_since = START - timedelta(hours=1)
+        self.listed: dict[str, datetime] = {}
 
     # -- what the operator sees and does -------------------------------------------------------------------------------
 
@@ -123,6 +124,7 @@ class World(Kubernetes):
             jobs=tuple(map(trim.job, jobs)),
             seen_jobs=frozenset(self.seen_jobs),
             pods=tuple(map(trim.pod, pods)),
+            listed=dict(self.listed),
             workloads=tuple(map(trim.workload, workloads)),
             kueue_installed=self.kueue_installed,
             collisions=tuple(self.collisions),
@@ -153,9 +155,9 @@ class World(Kubernetes):
         for _ in range(limit):
             if self.run is None:
                 return
-            before = (len(self.writes), self.registry)
+            before = (len(self.writes), self.registry, dict(self.listed))
             self.step()
-            if (len(self.writes), self.registry) == before:
+            if (len(self.writes), self.registry, self.listed) == before:
                 return
         raise AssertionError(f"never settles: {self.writes[-6:]}")
 
@@ -185,6 +187,8 @@ class World(Kubernetes):
                 if job is not None and job["metadata"]["uid"] == uid:
                     self.writes.append(action)
                     self.delete_job(name)
+            case a.ListPods(job):
+                self.listed[job] = self.now
             case a.Annotate(changes):
                 self.writes.append(action)
                 self.run["metadata"] = merged(self.run["metadata"], {"annotations": dict(changes)})
@@ -243,6 +247,7 @@ class World(Kubernetes):
         self.heartbeat, self.registry, self.last_status_patch = None, Registry(), None
         self.leading_since = self.now
         self.seen_jobs = set(self.jobs)
+        self.listed = {}
 
     # -- shorthands ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import pytest
 from operator_world import World, stamp
 
 from rewarm_api.reported import Report, Termination
+from rewarm_operator import attempts
+from rewarm_operator.actions import ListPods
 
 A1, A2 = "llama-a1", "llama-a2"
 
@@ -281,10 +283,24 @@ class TestNextAttempt:
         training.settle()
         assert training.causes() == ["Completed"]
 
+    def test_what_rank_0_said_last_is_asked_for_when_the_watch_of_pods_is_late(self, training):
+        """The API server was away for minutes: the Job is seen as it is, and its pods as they were."""
+        training.end_job(A1, "Complete", "SuccessPolicy")
+        training.wait(120)
+        asked = ListPods(training.jobs[A1]["metadata"]["uid"])
+        assert training.step().actions == (asked,)
+        training.end_pod(A1, 0, 0, message=last_words(checkpoint=checkpoint(64)))
+        training.end_pod(A1, 1, 0)
+        training.settle()
+        assert training.causes() == ["Completed"]
+        assert training.told("Checkpointed") == ("True", "Committed")
+
     def test_a_job_that_still_holds_pods_goes_before_the_next_comes(self, training):
         training.end_pod(A1, 1, 70)
         training.end_job(A1, "FailureTarget")
-        training.wait(10)
+        training.wait(attempts.LIST_AFTER_SECONDS)
+        training.settle()
+        training.wait(attempts.SETTLE_SECONDS)
         kinds = [type(action).__name__ for action in training.decide().actions]
         assert [kind for kind in kinds if kind != "Emit"] == ["PatchStatus", "DeleteJob", "Create"]
 

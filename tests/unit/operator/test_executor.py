@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from memory_cluster import MemoryCluster
+from memory_cluster import MemoryCluster, merged
 
 from rewarm_operator import moments
-from rewarm_operator.actions import Annotate, Create, DeleteJob, Emit, PatchStatus, SetFinalizer
+from rewarm_operator.actions import Annotate, Create, DeleteJob, Emit, ListPods, PatchStatus, SetFinalizer
 from rewarm_operator.cluster import ApiError, Unreachable
 from rewarm_operator.executor import Executor, Refused
 from rewarm_operator.queue import Again
-from rewarm_operator.resources import CONFIG_MAP, JOB, RUN
+from rewarm_operator.resources import CONFIG_MAP, JOB, POD, RUN
 from rewarm_operator.store import Store
 
 KEY = ("team", "llama")
@@ -226,3 +226,30 @@ def test_a_run_that_goes_in_the_middle_ends_the_list(world):
     with pytest.raises(Again):
         world.do(PatchStatus({"summary": "Training"}))
     assert world.store.runs == {}
+
+
+def test_pods_that_are_asked_for_are_seen_as_they_are(world):
+    def pod(phase: str, run: str) -> dict[str, Any]:
+        metadata = {"name": f"pod-of-{run}", "labels": {"rewarm.dev/run-uid": run}}
+        return {"metadata": metadata, "status": {"phase": phase}}
+
+    job = world.cluster.put(JOB, "team", world.body("Job"))
+    world.store.put("Job", job)
+    world.store.put("Pod", world.cluster.put(POD, "team", pod("Running", world.uid)))
+    world.cluster.put(POD, "team", pod("Succeeded", world.uid))
+    world.cluster.put(POD, "team", pod("Succeeded", "another"))
+    world.do(ListPods(job["metadata"]["uid"]))
+    observed = world.store.observe(KEY, datetime.now(UTC))
+    assert [each["status"]["phase"] for each in observed.pods] == ["Succeeded"]
+    assert set(observed.listed) == {job["metadata"]["uid"]}
+    assert world.store.pods("another") == []
+
+
+def test_when_pods_were_asked_for_is_forgotten_with_their_job(world):
+    jobs = [world.cluster.put(JOB, "team", merged(world.body("Job"), {"metadata": {"name": n}})) for n in "ab"]
+    for job in jobs:
+        world.store.put("Job", job)
+    world.do(ListPods(jobs[0]["metadata"]["uid"]))
+    world.store.remove("Job", jobs[0])
+    world.do(ListPods(jobs[1]["metadata"]["uid"]))
+    assert set(world.store.observe(KEY, datetime.now(UTC)).listed) == {jobs[1]["metadata"]["uid"]}

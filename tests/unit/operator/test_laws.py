@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from operator_world import Conflict, World, merged
 
 from rewarm_operator import names
-from rewarm_operator.actions import Create, PatchStatus
+from rewarm_operator.actions import Create, ListPods, PatchStatus
 from rewarm_operator.reconcile import decide
 from rewarm_operator.status_changes import changes_of
 
@@ -123,7 +123,8 @@ def test_laws_hold_through_every_story(story):
     assert len(attempts) <= 1, "never two live attempts once all is said"
     assert world.decide().actions == (), "deciding again asks for nothing"
     world.restart()
-    assert world.decide().actions == (), "a restart with nothing changed writes nothing"
+    written = [action for action in world.decide().actions if not isinstance(action, ListPods)]
+    assert written == [], "a restart with nothing changed writes nothing"
 
 
 @settings(max_examples=40, deadline=None)
