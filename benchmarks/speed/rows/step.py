@@ -81,8 +81,8 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
             own = arm.facts.get("parameters", parameters)
             if abs(own / parameters - 1) > 0.001:
                 notes.append(f"{name} has {own:,} parameters, rewarm's model {parameters:,}.")
-        few = {"smoke": (2, 1), "standard": (4, 2), "full": (7, 3)}[size]
-        answers = rounds(arms, few[0], "run", steps=few[1])
+        few = {"smoke": (2, 1), "standard": (5, 2), "full": (7, 3)}[size]
+        answers = rounds(arms, few[0], "run", first={"steps": 1}, steps=few[1])
     label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
     times = {name: seconds(each) for name, each in answers.items()}
     tokens = length * count * few[1]
