@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rewarm_api.errors import ManifestError, Problem
-from rewarm_trainer.batches import IGNORED, Batch
+from rewarm_trainer.batches import Batch
 from rewarm_trainer.sample_weights import Weighting, row_weights
 from rewarm_trainer.sharding import is_sharded, whole
 
@@ -211,7 +211,7 @@ class Updater:
         return int(batch.inputs.size) * self._world
 
     def _labels_of_rows(self, batch: Batch) -> Tensor:
-        return torch.from_numpy((batch.labels != IGNORED).sum(1)).float().to(self._device)
+        return torch.from_numpy(batch.scored).float().to(self._device)
 
     def _backward(
         self, batch: Batch, labels: Tensor | float, by_source: bool, weights: Tensor | None = None
