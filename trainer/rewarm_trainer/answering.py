@@ -17,7 +17,7 @@ from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.evaluation import Batch, Window, batches_of
 from rewarm_trainer.items import Answer, Request
 from rewarm_trainer.looks import Scorer
-from rewarm_trainer.model import IGNORED, autocast, without_compilation
+from rewarm_trainer.model import IGNORED, autocast, scoring
 
 DEFAULT_LENGTH = 2048
 """Tokens that a model without a length of its own is shown at a time."""
@@ -61,7 +61,7 @@ def _encoded(context: list[int], whole: list[int], tokenizer: TokenizerHandle, l
 
 
 class Answerer:
-    """Answers of the model in `scorer`, computed as documents are scored: same precision, attention and batches."""
+    """Answers of the model in `scorer`, computed as documents are scored: same precision and batches."""
 
     def __init__(self, scorer: Scorer, tokenizer: TokenizerHandle) -> None:
         self.scorer, self.tokenizer = scorer, tokenizer
@@ -83,7 +83,8 @@ class Answerer:
         was_training = self.scorer.losses.training
         self.scorer.losses.eval()
         try:
-            with torch.no_grad(), without_compilation(), autocast(self._device, self.scorer.precision):
+            losses, precision = self.scorer.losses, self.scorer.precision
+            with torch.no_grad(), scoring(losses.model), autocast(self._device, precision):
                 for number, answer in zip(asked, self._log_probabilities(encoded, progress), strict=True):
                     result[number] = answer
                 texts, cut = self._texts([requests[number] for number in written], progress) if written else ([], 0)

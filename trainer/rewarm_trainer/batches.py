@@ -34,7 +34,7 @@ class Batch:
     """A slice of a global batch.
 
     inputs, labels: [rows, S]; a label of -100 is not scored. positions: [rows, S], restarting at each document.
-    sources: [rows], the number of each row's source. scored: [rows], how many labels of each row are scored. pieces: how
+    sources: [rows], the number of each row's source. scored: [rows], how many labels of it are scored. pieces: how
     many of these rows make one row of the plan, which a phase of a shorter sequence length cuts.
     """
 

@@ -25,7 +25,7 @@ from rewarm_trainer.items import Mark, Task, TaskForm, best_form, selection_of
 from rewarm_trainer.looks import from_rank_0, rounded_to
 from rewarm_trainer.task_answers import TaskAnswers, benchmark_json, judged
 
-CODE_VERSION = 1  # part of the base's cache key: raise it when an answer could change
+CODE_VERSION = 2  # part of the base's cache key: raise it when an answer could change
 
 Answers = dict[str, dict[str, TaskAnswers]]
 """By benchmark, then by task."""
@@ -78,7 +78,7 @@ class Benchmarks:
 
     def _base_answers(self, name: str, task: Task, cache: Path, tokenizer: str, weights: str) -> TaskAnswers:
         scorer = self._answerer.scorer
-        how = [scorer.precision, scorer.attention, self._answerer.length, self._asked[name].form_selection]
+        how = [scorer.precision, self._answerer.length, self._asked[name].form_selection]
         key = digest_of([weights, tokenizer, task.name, task.metric, task.digests, *how])
         version = f"v{CODE_VERSION}-lm-eval-{self._harness}-torch-{torch.__version__}"
         cached = cache / "benchmarks" / version / f"{key.removeprefix('sha256:')}.json"

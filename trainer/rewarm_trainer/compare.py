@@ -143,7 +143,6 @@ def scorer_of(folder: Path, snapshot: Snapshot, pins: Pins) -> Any:
         length=snapshot.training.sequence_length,
         batch_tokens=EVALUATION_BATCH_TOKENS,
         precision=models.precision_for(snapshot.training.precision, device),
-        attention="sdpa",
         rank=0,
         world=1,
     )

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rewarm_trainer.flips import per_document
-from rewarm_trainer.model import IGNORED, autocast, without_compilation
+from rewarm_trainer.model import IGNORED, autocast, scoring
 
-CODE_VERSION = 4  # part of the baseline's cache key: raise it when a score could change
+CODE_VERSION = 5  # part of the baseline's cache key: raise it when a score could change
 
 
 class Documents(Protocol):
@@ -214,7 +214,7 @@ def score(
     sums = _Sums(len(chosen), sum(len(window.labels) for window in cut) if top1 else None)
     was_training = losses.training
     losses.eval()
-    with torch.no_grad(), without_compilation(), autocast(device, precision):
+    with torch.no_grad(), scoring(losses.model), autocast(device, precision):
         for number, batch in enumerate(batches):
             if number % world == rank:
                 _score_batch(losses, batch, device, sums)

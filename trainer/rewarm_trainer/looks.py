@@ -50,7 +50,6 @@ class Scorer:
     length: int
     batch_tokens: int
     precision: str
-    attention: str
     rank: int
     world: int
     sharded: bool = False
@@ -151,7 +150,7 @@ class Looks:
         began = time.monotonic()
         weights = self.base_digest = weights_digest(self._scorer.losses)
         for name, chosen in self.sets.items():
-            how = [self._scorer.length, self._scorer.precision, self._scorer.attention]
+            how = [self._scorer.length, self._scorer.precision]
             # Sharded weights meet in the compute type, before every operation and not in some.
             how += ["Sharded"] if self._scorer.sharded else []
             key = digest_of([weights, tokenizer, chosen.digest, *how])

@@ -7,8 +7,8 @@ and trained as BF16 loses most small updates to rounding (design: trainer.md, "L
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +208,17 @@ class TokenLosses(nn.Module):
         return head is not None
 
 
-def without_compilation() -> AbstractContextManager[object]:
-    """Evaluation has shapes of its own: it runs eagerly, so that it cannot touch what training compiled."""
-    return torch.compiler.set_stance("force_eager")
+@contextmanager
+def scoring(model: Any) -> Iterator[None]:
+    """A language model as evaluation runs it, whatever it was set to for training: eagerly, since evaluation has shapes
+    of its own and must not touch what training compiled, and with SDPA, which is the fast one where nothing is."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def machine_of(device: torch.device) -> Machine:

@@ -319,7 +319,6 @@ class Session:
             self.run.snapshot.training.sequence_length,
             EVALUATION_BATCH_TOKENS,
             self.precision,
-            self.attention,
             self.rank,
             self.world,
             self.sharded,

@@ -39,7 +39,7 @@ def model(tokenizer: TokenizerHandle) -> torch.nn.Module:
 
 def answerer(model, tokenizer, rank: int = 0, world: int = 1, batch_tokens: int = 128) -> Answerer:
     losses = TokenLosses(model)
-    return Answerer(Scorer(losses, None, tokenizer.eos, 24, batch_tokens, "FP32", "sdpa", rank, world), tokenizer)
+    return Answerer(Scorer(losses, None, tokenizer.eos, 24, batch_tokens, "FP32", rank, world), tokenizer)
 
 
 def slowly(model, context: list[int], continuation: list[int]) -> tuple[float, bool]:

@@ -37,7 +37,7 @@ class Bench:
             "new": EvaluationSet("new", Role.NEW, "n", documents("new", 1)),
             "old": EvaluationSet("old", Role.RETAINED, "o", documents("old", 2)),
         }
-        scorer = Scorer(TokenLosses(self.model), None, EOS, LENGTH, 512, "FP32", "sdpa", rank=0, world=1)
+        scorer = Scorer(TokenLosses(self.model), None, EOS, LENGTH, 512, "FP32", rank=0, world=1)
         looks = Looks(
             sets,
             scorer,

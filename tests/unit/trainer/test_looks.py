@@ -40,7 +40,7 @@ class Bench:
     ) -> None:
         self.model, self.root, self.cache = model, root, root / "cache"
         self.scored: list[str] = []
-        scorer = Scorer(TokenLosses(model), None, EOS, LENGTH, 512, "FP32", "sdpa", rank=0, world=1)
+        scorer = Scorer(TokenLosses(model), None, EOS, LENGTH, 512, "FP32", rank=0, world=1)
         self.looks = Looks(
             sets,
             scorer,
