@@ -122,7 +122,7 @@ class Answerer:
         nats, marks = self.scorer.losses(inputs, labels, None, top1=True)
         owners = torch.tensor([window.document for window in batch.windows])
         for row, values in enumerate((nats, marks)):
-            sums[row].index_add_(0, owners, values.double().sum(1).cpu()[: len(batch.windows)])
+            sums[row].index_add_(0, owners, values.double().sum(1).cpu())
 
     def _texts(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None) -> tuple[list[str], int]:
         """Greedy answers, one prompt at a time: no padding, so no batch changes another's text."""

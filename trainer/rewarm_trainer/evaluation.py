@@ -20,7 +20,7 @@ from torch import nn
 from rewarm_trainer.flips import per_document
 from rewarm_trainer.model import IGNORED, autocast, scoring
 
-CODE_VERSION = 5  # part of the baseline's cache key: raise it when a score could change
+CODE_VERSION = 6  # part of the baseline's cache key: raise it when a score could change
 
 
 class Documents(Protocol):
@@ -141,22 +141,26 @@ def windows(documents: Sequence[NDArray[Any]], *, bos: int | None, eos: int, len
     return result
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+_NARROWEST = 16
+
+
+def _width(labels: int, length: int) -> int:
+    """The shape's width for a window: four between a power of two and the next, so that little of it is padding."""
+    step = max(_NARROWEST, 1 << (labels - 1).bit_length()) // 8
+    return min(length, max(_NARROWEST, -(-labels // step) * step))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows that share a forward pass of shape [rows, width]; what they do not fill is padding."""
+    """Windows that share a forward pass of shape [windows, width]; what they do not fill is padding."""
 
     windows: list[Window]
-    rows: int
     width: int
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Inputs and labels, [rows, width]. Padding stands at the right: under a causal mask nothing sees it."""
-        inputs = np.zeros((self.rows, self.width), dtype=np.int64)
-        labels = np.full((self.rows, self.width), IGNORED, dtype=np.int64)
+        inputs = np.zeros((len(self.windows), self.width), dtype=np.int64)
+        labels = np.full((len(self.windows), self.width), IGNORED, dtype=np.int64)
         for row, window in enumerate(self.windows):
             inputs[row, : len(window.inputs)] = window.inputs
             labels[row, : len(window.labels)] = window.labels
@@ -164,20 +168,17 @@ class Batch:
 
 
 def batches_of(cut: list[Window], length: int, tokens: int) -> list[Batch]:
-    """Windows of similar length together, in a handful of shapes: a CPU builds its kernels anew for each shape.
+    """Windows of similar length together, in a few dozen shapes: a CPU builds its kernels anew for each shape.
 
     A function of the set alone: ranks and looks change nothing about which windows share a pass.
     """
     by_width: dict[int, list[Window]] = {}
     for window in cut:
-        width = min(length, max(16, _power_of_two(len(window.labels))))
-        by_width.setdefault(width, []).append(window)
+        by_width.setdefault(_width(len(window.labels), length), []).append(window)
     batches = []
     for width, members in sorted(by_width.items(), reverse=True):
         rows = max(1, tokens // width)
-        for begin in range(0, len(members), rows):
-            part = members[begin : begin + rows]
-            batches.append(Batch(part, min(rows, _power_of_two(len(part))), width))
+        batches += [Batch(members[begin : begin + rows], width) for begin in range(0, len(members), rows)]
     return batches
 
 
@@ -255,10 +256,10 @@ def _score_batch(losses: nn.Module, batch: Batch, device: torch.device, sums: _S
     asked = {} if sums.top1 is None else {"top1": True}
     scored = losses(inputs, labels, None, **asked)
     token_nats, marks = scored if asked else (scored, None)
-    row_nats = token_nats.double().sum(1).cpu()[: len(batch.windows)]
+    row_nats = token_nats.double().sum(1).cpu()
     owners = torch.tensor([window.document for window in batch.windows])
     sums.nats.index_add_(0, owners, row_nats)
     sums.labels.index_add_(0, owners, torch.tensor([len(window.labels) for window in batch.windows]))
     if sums.top1 is not None and marks is not None:
-        for window, row in zip(batch.windows, marks.to(torch.uint8).cpu(), strict=False):
+        for window, row in zip(batch.windows, marks.to(torch.uint8).cpu(), strict=True):
             sums.top1[window.first : window.first + len(window.labels)] = row[: len(window.labels)]

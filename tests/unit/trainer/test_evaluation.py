@@ -144,3 +144,17 @@ def test_marks_survive_json_and_go_with_their_documents() -> None:
     assert again.chosen([]).top1.tolist() == []
     with pytest.raises(ValueError, match="8 marks for 10 labels"):
         Scores.from_json({**told, "top1": "AA=="})
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=40), st.integers(600, 1024))
+def test_every_window_has_a_place_and_little_of_a_pass_is_padding(lengths: list[int], length: int) -> None:
+    cut = windows([np.ones(each, dtype=np.int64) for each in lengths], bos=None, eos=EOS, length=length)
+    batches = batches_of(cut, length, 2048)
+    found = [window for batch in batches for window in batch.windows]
+    assert sorted(window.document for window in found) == list(range(len(lengths)))
+    for batch in batches:
+        inputs, labels = batch.arrays()
+        assert inputs.shape == labels.shape == (len(batch.windows), batch.width)
+        assert inputs.size <= 2048 or len(batch.windows) == 1
+        for window in batch.windows:
+            assert len(window.labels) <= batch.width <= max(16, 1.25 * len(window.labels))
