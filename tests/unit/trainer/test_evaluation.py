@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewarm_trainer.corpus.sets import EvaluationDocuments
-from rewarm_trainer.evaluation import Scores, score, windows, within
+from rewarm_trainer.evaluation import Scores, batches_of, score, windows, within
 from rewarm_trainer.model import TokenLosses, scratch_model
 
 EOS, BOS, LENGTH = 0, 1, 16
