@@ -116,13 +116,17 @@ class Kubernetes:
     def watch(self, name: str, *, timeout: float | None = None) -> Iterator[Run | None]:
         """The run now, and again at every change; None once it is deleted. Raises DeadlineError after `timeout`."""
         self.get(name)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for change in watching.observe(
-            self._cluster, RUNS, self.namespace, fields=f"metadata.name={name}", deadline=deadline
-        ):
+        yield from self._changes(name, None if timeout is None else time.monotonic() + timeout)
+
+    def _changes(self, name: str, deadline: float | None) -> Iterator[Run | None]:
+        """As `watch`, of a run that was there a moment ago: a server that is away since then is waited for."""
+        seen = False
+        fields = f"metadata.name={name}"
+        for change in watching.observe(self._cluster, RUNS, self.namespace, fields=fields, deadline=deadline):
             if isinstance(change, watching.Seen):
+                seen = True
                 yield run_of(change.object)
-            elif isinstance(change, watching.Gone):
+            elif isinstance(change, watching.Gone) or not seen:
                 yield None
 
     def logs(self, name: str, selection: Selection, *, follow: bool, tail: int | None) -> Iterator[LogLine]:
@@ -158,7 +162,7 @@ class Kubernetes:
                 follower.gone(pod_of(change.object))
 
     def _feed_end(self, follower: Follower, labels: str, run: Run) -> None:
-        for now in self.watch(run.name):
+        for now in self._changes(run.name, None):
             if follower.closed:
                 return
             if now is None or now.uid != run.uid or now.finished:

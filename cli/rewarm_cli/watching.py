@@ -96,7 +96,7 @@ def observe(
             refused_since = (refused_since or now) if isinstance(error, DeniedError) else None
             failures += 1
             if (
-                not synced
+                (not synced and isinstance(error, DeniedError))
                 or now - since > PATIENCE_SECONDS
                 or (refused_since and now - refused_since > REFUSED_SECONDS)
             ):

@@ -137,6 +137,14 @@ def test_a_first_list_that_fails_is_an_error_at_once(clock):
     assert clock.now == 1000
 
 
+def test_a_server_that_is_away_at_the_first_list_is_waited_for(clock):
+    """Whoever observes has been answered a moment before: only the API server's restart can lie between."""
+    assert changes(Server(clock, [DependencyError("away"), [item("a")]], [[240.0]]), 2) == [
+        ("Seen", "a"),
+        ("Synced", ""),
+    ]
+
+
 def test_a_deadline_ends_it(clock):
     server = Server(clock, [[]], [[30.0]])
     with pytest.raises(DeadlineError):
