@@ -1,8 +1,8 @@
 """How long OpenMP's threads spin: tokens per second alone, and beside another busy process.
 
 `python benchmarks/speed/threads.py` trains a small model alone and beside a process that wants a core, in turn with
-OpenMP's own spinning, with ours and with almost none. Ours should be as fast as the first alone, and nearly as fast as
-the last beside others.
+OpenMP's own spinning, with ours and with almost none. Ours should be near the first alone, and near the last
+beside others.
 """
 
 from __future__ import annotations
