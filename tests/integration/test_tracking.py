@@ -133,6 +133,44 @@ def test_killed_while_mlflow_makes_its_database_the_next_start_makes_it(tmp_path
     assert history(database(tmp_path), str(tracker.run_id), "train/loss") == losses([1, 2])
 
 
+def test_processes_that_begin_at_once_share_one_new_database(tmp_path: Path) -> None:
+    """Each asks for the serving version while its thread sends points; nobody made the database before."""
+    program = (
+        "import sys; from pathlib import Path; from rewarm_api.errors import MissingInputError\n"
+        "from rewarm_trainer.tracking import Tracker, load_mlflow, model_source\n"
+        "uri, spool = sys.argv[1:]; load_mlflow()\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "tracker = Tracker.start(uri, experiment='e', run_name='r', uid=spool, tags={}, params={}, spool=Path(spool))\n"
+        "tracker.log({'train/loss': 1.0}, tokens=1)\n"
+        "try: model_source(uri, 'model', 'serving', None)\n"
+        "except MissingInputError: print('no version', flush=True)\n"
+        "sys.exit(0 if tracker.finish('FINISHED', 60).delivered else 3)\n"
+    )
+    uri = database(tmp_path)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, uri, str(tmp_path / f"spool-{number}")],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in started:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        told, errors = process.communicate(timeout=120)
+        assert (process.returncode, told) == (0, "no version\n"), errors[-2000:]
+    assert len(client_of(uri).search_runs([client_of(uri).get_experiment_by_name("e").experiment_id])) == 2
+
+
 def test_nothing_is_sent_until_the_first_step_unless_somebody_waits(tmp_path: Path) -> None:
     uri, spool = database(tmp_path), tmp_path / "spool"
     held = begin(uri, spool, hold_seconds=600.0)

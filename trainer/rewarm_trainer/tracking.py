@@ -52,6 +52,7 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", _EXISTS}
 
 
 _LOADING = threading.Lock()
+_MAKING = threading.Lock()
 
 
 def load_mlflow() -> None:
@@ -353,11 +354,18 @@ class MlflowServer:
 def make_database(uri: str) -> None:
     """Make the database file of a `sqlite:///` address beside its place, unless it exists.
 
-    MLflow takes seconds to migrate a new one, and never opens one again in which it was killed half-way.
+    MLflow takes seconds to migrate a new one, never opens one again in which it was killed half-way, and cannot migrate
+    two at a time: not in two processes, nor in two threads of one.
     """
     path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or "?" in uri or not path.name or path.exists():
+    if not uri.startswith("sqlite:///") or "?" in uri or not path.name:
         return
+    with _MAKING:
+        if not path.exists():
+            _make_database(path)
+
+
+def _make_database(path: Path) -> None:
     load_mlflow()
     from mlflow.tracking import MlflowClient
 
@@ -390,14 +398,14 @@ def model_source(uri: str, model: str, alias: str | None, version: str | None) -
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     load_mlflow()
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     wanted = f"version {version}" if version else f"alias {alias}"
     try:
+        make_database(uri)
         client = MlflowClient(uri, uri)
         found = client.get_model_version(model, version) if version else client.get_model_version_by_alias(model, alias)
-    except MlflowException as error:
+    except Exception as error:  # MLflow's own, or whatever the library of a database file raises
         if _code(error) in (_NOT_THERE, "INVALID_PARAMETER_VALUE"):
             raise MissingInputError(
                 f"spec.baseModel.mlflow: {model} has no {wanted} at {uri}; correct it, or register the model first"
