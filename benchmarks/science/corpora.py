@@ -5,10 +5,14 @@ german    Debian's manual pages in German (manpages-de)               strong shi
 code      source of CPython's standard library without its words      strong shift: another kind of text
 python    English: documentation of CPython                           weak shift: the same language, other matters
 
-and two that are made of the German one, for what needs documents of unequal quality:
+two that are made of the German one, for what needs documents of unequal quality:
 
 noisy     most documents with a share of their letters changed at random; their field `quality` is 1 minus that share
 clean     documents of other pages as they are: what runs on the noisy text are measured on
+
+and one of the general one, for what needs a form that no other text has:
+
+exchanges questions and answers about a page: a sentence is begun, the answer is its rest
 
 Documents are cut at about 1,200 characters: many short ones say more about a difference than a few long ones.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -27,9 +32,10 @@ from rewarm_bench.documents import Corpus, Document, write
 
 CHARACTERS = 1_200
 GENERAL, GERMAN, CODE, PYTHON = "general", "german", "code", "python"
-NOISY, CLEAN, QUALITY = "noisy", "clean", "quality"
+NOISY, CLEAN, QUALITY, EXCHANGES = "noisy", "clean", "quality", "exchanges"
 _GPL = "GPL-3.0-or-later and others"
-LICENSES = {GENERAL: "various free licences of the Linux man-pages", GERMAN: _GPL, NOISY: _GPL, CLEAN: _GPL,
+_MAN = "various free licences of the Linux man-pages"
+LICENSES = {GENERAL: _MAN, EXCHANGES: _MAN, GERMAN: _GPL, NOISY: _GPL, CLEAN: _GPL,
             CODE: "PSF-2.0", PYTHON: "PSF-2.0"}  # fmt: skip
 _TEXTS: dict[str, Callable[[Path], Iterator[Document]]] = {
     GENERAL: lambda debs: debian.english(debs, CHARACTERS),
@@ -62,9 +68,26 @@ def spoiled(document: Document) -> Scored:
     return Scored("".join(letters), document.origin, round(1 - share, 3))
 
 
+BEGUN = 5
+"""Words of a sentence that a question quotes."""
+_SENTENCE = re.compile(r"[^.!?]+[.!?](?=\s|$)")
+
+
+def exchanged(document: Document) -> Document:
+    """The document's sentences as questions and answers, without what has no rest to answer with."""
+    sentences = (" ".join(found.split()) for found in _SENTENCE.findall(document.text))
+    halves = ((words[:BEGUN], words[BEGUN:]) for words in map(str.split, sentences) if len(words) > BEGUN)
+    turns = (
+        f"### Question: how does {document.origin} go on after “{' '.join(begun)}”?\n### Answer: {' '.join(rest)}\n"
+        for begun, rest in halves
+    )
+    return Document("".join(turns), document.origin)
+
+
 _DERIVED: dict[str, Callable[[Path], Iterator[Document]]] = {
     NOISY: lambda debs: (spoiled(each) for each in debian.german(debs, CHARACTERS) if not _is_kept(each)),
     CLEAN: lambda debs: (each for each in debian.german(debs, CHARACTERS) if _is_kept(each)),
+    EXCHANGES: lambda debs: (each for each in map(exchanged, debian.english(debs, CHARACTERS)) if each.text),
 }
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import yaml
 
 from rewarm_bench import product
 from rewarm_bench.warm import Warm
-from science.arms import Arm
+from science.arms import Arm, Edges
 from science.corpora import prepare
 from science.results import Run
 
@@ -67,7 +67,7 @@ class Lab:
 
     def _rewarm(self, folder: Path, arm: Arm) -> None:
         manifest = self.root / "manifests" / f"{folder.name}.yaml"
-        manifest.write_text(yaml.safe_dump(arm.manifest(self._texts), sort_keys=False))
+        manifest.write_text(yaml.safe_dump(arm.manifest(self._texts, self._learned), sort_keys=False))
         log = self.root / "logs" / f"{folder.name}.log"
         print(f"rewarm {arm.verb} {manifest} --workdir {folder}", file=sys.stderr, flush=True)
         # One database, so that MLflow shows all arms side by side; no part of the arm, so no part of its key.
@@ -79,6 +79,15 @@ class Lab:
         if code or not finished(folder):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise SystemExit(f"{tail}\n{manifest}: rewarm {arm.verb} ended with {code}; all of it in {log}")
+
+    def _learned(self, folders: Sequence[str]) -> Edges:
+        """What `python -m rewarm_trainer.skills FOLDER...` prints, as data."""
+        from rewarm_trainer.controllers.learned_graph import lines
+        from rewarm_trainer.skills import learn
+
+        printed = yaml.safe_load("\n".join(lines(learn([self.root / "runs" / folder for folder in folders]))))
+        edges: Edges = printed["mixture"]["skillGraph"]["edges"]
+        return edges
 
     def seconds(self, arms: Iterable[Arm]) -> float:
         """Processor seconds that these arms took, with all that they need and every attempt; each run once."""

@@ -66,6 +66,13 @@ def base(setting: Setting, seed: int, schedule: Mapping[str, Any] | None = None,
     return _scratch(name, setting, seed, {GENERAL: 1.0}, setting.base_tokens, schedule or cosine(setting), [GENERAL])
 
 
+def mixed(setting: Setting, seed: int, texts: tuple[str, ...]) -> Arm:
+    """A base from scratch on several texts in equal shares, as many tokens in all as any other base."""
+    shares = dict.fromkeys(texts, 1.0)
+    name = "base-" + "-".join(texts)
+    return _scratch(name, setting, seed, shares, setting.base_tokens, cosine(setting), list(texts))
+
+
 def union(setting: Setting, seed: int, new: str) -> Arm:
     """The control arm: from scratch on both texts at once, as many tokens of each as base and continuation took."""
     shares = {GENERAL: setting.base_tokens / 1000, new: setting.tokens / 1000}

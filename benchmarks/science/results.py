@@ -6,6 +6,7 @@ A contrast pairs the same documents under two arms of the same seed; the interva
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Run:
 
     def report(self) -> dict[str, Any]:
         return product.report(self.folder)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The manifest as the run resolved it."""
+        loaded: dict[str, Any] = json.loads((self.folder / "snapshot.json").read_text())
+        return loaded
 
     @property
     def tokens(self) -> int:

@@ -3,9 +3,9 @@
     python benchmarks/speed/run.py [NAME ...] [--size smoke|standard|full] [--write] [--workdir speed]
     make bench [NAME=loader] [SIZE=full]
 
-Without a name: all rows that this machine can measure, in under 20 minutes on two cores at the standard size. A row's
-result stays in the work folder, so rows may be measured one by one; the page shows the newest of each. What smoke
-measures is for nobody to read, and never goes on the page.
+Without a name: all rows that this machine can measure, in under 20 minutes on two cores at the standard size. With
+--write a row's result is kept in results/, so rows may be measured one by one; the page shows the last of each. What
+smoke measures is for nobody to read, and never goes on the page.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ ROWS = {
 LAST_START_SECONDS = 13 * 60
 """Without names, no row begins later than this: the longest takes some minutes, and all of it stays under 20."""
 SIZES = ("smoke", "standard", "full")
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Of the rows on the page, committed with it: one row is measured anew on another machine and the others stay."""
 MARKS = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
@@ -63,7 +65,7 @@ def own_versions() -> dict[str, str]:
 
 
 def measure(name: str, size: str, workdir: Path) -> Result:
-    """One row, stored when done; one that breaks is a result too, and says why."""
+    """One row; one that breaks is a result too, and says why."""
     module, function = ROWS[name]
     print(f"── {name} ──", file=sys.stderr, flush=True)
     began = time.monotonic()
@@ -78,11 +80,14 @@ def measure(name: str, size: str, workdir: Path) -> Result:
         machine=machine(),
         versions={**own_versions(), **found.versions},
     )
-    stored = workdir / size / f"{name}.json"
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    stored.write_text(json.dumps(result.to_json(), indent=1))
     print(page.marked([result]), flush=True)
     return result
+
+
+def keep(result: Result, stored: Path) -> None:
+    """Beside the other rows of the page; a rehearsal is not kept."""
+    if result.size != "smoke":
+        (stored / f"{result.name}.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
 
 
 def skipped(name: str, size: str) -> Result:
@@ -92,45 +97,47 @@ def skipped(name: str, size: str) -> Result:
     return Result(name, name, (), (Bar.missing("all of it", 0.0, reason),), (), size)
 
 
-def measure_all(names: list[str], size: str, workdir: Path) -> list[Result]:
+def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> list[Result]:
     """The rows named; without names all that begin in time, of the others what was measured last."""
     began, results = time.monotonic(), []
     for name in names or ROWS:
         late = not names and size == "standard" and time.monotonic() - began > LAST_START_SECONDS
-        stored = {result.name: result for result in newest(workdir)} if late else {}
-        results.append(stored.get(name) or skipped(name, size) if late else measure(name, size, workdir))
+        if late:
+            earlier = {result.name: result for result in kept(RESULTS)}
+            results.append(earlier.get(name) or skipped(name, size))
+            continue
+        results.append(measure(name, size, workdir))
+        if write:
+            keep(results[-1], RESULTS)
     return results
 
 
-def newest(workdir: Path) -> list[Result]:
-    """What is on the page: of each row the newest result that is no rehearsal."""
-    results = []
-    for name in ROWS:
-        stored = [workdir / size / f"{name}.json" for size in SIZES if size != "smoke"]
-        stored = sorted((path for path in stored if path.exists()), key=lambda path: path.stat().st_mtime)
-        if stored:
-            results.append(Result.from_json(json.loads(stored[-1].read_text())))
-    return results
+def kept(stored: Path) -> list[Result]:
+    """What the page is made of, in its order: of each row what was measured last."""
+    paths = [stored / f"{name}.json" for name in ROWS]
+    return [Result.from_json(json.loads(path.read_text())) for path in paths if path.exists()]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ROWS))
     parser.add_argument("--size", choices=SIZES, default="standard")
-    parser.add_argument("--write", action="store_true", help="write all stored results into docs/speed.md")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the results, and write docs/speed.md from all that are kept"
+    )
     parser.add_argument("--workdir", type=Path, default=ROOT / "speed")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(ROWS)):
         print(f"error: {unknown[0]} is no row of the bench, expected one of {', '.join(ROWS)}", file=sys.stderr)
         return 64
     workdir = options.workdir.absolute()
-    measured = measure_all(options.names, options.size, workdir)
+    measured = measure_all(options.names, options.size, workdir, options.write)
     print("\n" + page.marked(measured))
     if options.write:
         if options.size == "smoke":
             print("smoke results are not written", file=sys.stderr)
             return 0
-        replace_in(ROOT / "docs" / "speed.md", *MARKS, page.page(newest(workdir)))
+        replace_in(ROOT / "docs" / "speed.md", *MARKS, page.page(kept(RESULTS)))
     return 0
 
 

@@ -34,7 +34,13 @@ def write_run(folder: Path, laws: Mapping[str, Law], seed: int = 0, noise: float
         "outcome": "Succeeded",
         "tokens": {"trained": STEPS * BATCH},
         "checkpoint": {"step": STEPS},
+        "decisions": [
+            {"tokens": 0, "kind": "WeightsMoved", "weights": {name: 1 / len(laws) for name in laws}},
+            {"tokens": 5 * BATCH, "kind": "RatioRaised", "ratio": 0.2},
+        ],
     }
+    edges = [{"source": "noisy", "helps": "clean", "weight": 0.1}]
+    (folder / "snapshot.json").write_text(json.dumps({"mixture": {"skillGraph": {"edges": edges}}}))
     (folder / "report.json").write_text(json.dumps(facts))
     return Run(folder)
 

@@ -6,13 +6,16 @@ from science.finding import Finding
 from science.findings import (
     adaptation,
     budget,
+    discrepancy,
     experience,
     infinite,
+    instruction,
     mixture_study,
     quality,
     remedies,
     replay,
     rewarm,
+    skills,
     stability,
     upsampling,
     weights,
@@ -31,7 +34,10 @@ FINDINGS: dict[str, Finding] = {
         upsampling.FINDING,
         quality.FINDING,
         weights.FINDING,
+        instruction.FINDING,
         budget.FINDING,
+        discrepancy.FINDING,
+        skills.FINDING,
         adaptation.FINDING,
     )
 }

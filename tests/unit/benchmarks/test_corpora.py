@@ -6,7 +6,7 @@ import pytest
 
 from rewarm_bench.documents import Document, Prose, is_prose, packed
 from rewarm_bench.python_text import definitions, docstrings, is_table, without_words
-from science.corpora import SPOILED_SHARE, WORST, spoiled
+from science.corpora import SPOILED_SHARE, WORST, exchanged, spoiled
 
 PROGRAM = '''#!/usr/bin/env python
 """Module words."""
@@ -110,3 +110,16 @@ def test_a_spoiled_document_has_the_quality_that_it_says():
     whole = sum(document.quality == 1 for document in found) / len(found)
     assert whole == pytest.approx(1 - SPOILED_SHARE, abs=0.06)
     assert min(document.quality for document in found) >= 1 - WORST
+
+
+def test_questions_and_answers_hold_the_sentences_of_the_page():
+    text = "The call returns the number of bytes. It fails.\n\nOn error the variable errno is set to say why!"
+    found = exchanged(Document(text, "read.2"))
+    assert found.origin == "read.2"
+    assert found.text.splitlines() == [
+        "### Question: how does read.2 go on after “The call returns the number”?",
+        "### Answer: of bytes.",
+        "### Question: how does read.2 go on after “On error the variable errno”?",
+        "### Answer: is set to say why!",
+    ]
+    assert exchanged(Document("Too short. This is as well.", "x")).text == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,21 @@ import yaml
 from science_folders import Law, write_run, write_study
 
 from rewarm_api.manifest import load_yaml
+from rewarm_api.resolve import resolve
 from rewarm_api.study_rules import validate_study
 from rewarm_api.validate import validate
 from science import figures, page
-from science.arms import Arm
+from science.arms import Arm, Checkpoint, Graph
 from science.claims import Verdict, verdict
-from science.corpora import CLEAN, NAMES, NOISY
+from science.corpora import CLEAN, EXCHANGES, NAMES, NOISY
 from science.finding import Finding, Measured, Results
 from science.findings import FINDINGS
+from science.findings.skills import edges_of
 from science.models import SIZES
 from science.recipes import REHEARSAL, Setting, base, continued
+from science.results import Run
 
-TEXTS = {name: f"digest of {name}" for name in (*NAMES, CLEAN, NOISY)}
+TEXTS = {name: f"digest of {name}" for name in (*NAMES, CLEAN, EXCHANGES, NOISY)}
 findings = pytest.mark.parametrize("finding", FINDINGS.values(), ids=FINDINGS)
 
 
@@ -81,6 +86,47 @@ def test_a_key_follows_setting_text_and_base() -> None:
     assert base(setting, 1).key(TEXTS) == base(setting, 1).key(dict(reversed(TEXTS.items())))
 
 
+def test_a_graph_is_learned_from_its_finished_arms_and_belongs_to_the_key() -> None:
+    setting = Setting()
+    on = base(setting, 1)
+    alone, pair = (continued(name, setting, 1, on, "code", retained=()) for name in ("alone", "pair"))
+    graph = {"mixture": {"skillGraph": {"edges": Graph((alone, pair))}}}
+    arm = continued("graph", setting, 1, on, "code", retained=(), lines=graph)
+    edge = {"source": "noisy", "helps": "clean", "weight": 0.25}
+    asked: list[str] = []
+
+    def learn(folders: Sequence[str]) -> list[dict[str, object]]:
+        asked.extend(folders)
+        return [edge]
+
+    manifest = arm.manifest(TEXTS, learn)
+    assert manifest["spec"]["mixture"]["skillGraph"]["edges"] == [edge]
+    assert asked == [alone.folder(TEXTS), pair.folder(TEXTS)]
+    assert {each.folder(TEXTS) for each in arm.needs()} == {each.folder(TEXTS) for each in (on, alone, pair)}
+    fewer = continued(
+        "graph", setting, 1, on, "code", retained=(), lines={"mixture": {"skillGraph": {"edges": Graph((alone,))}}}
+    )
+    assert fewer.key(TEXTS) != arm.key(TEXTS)
+
+
+def test_the_edges_of_a_run_are_read_as_its_snapshot_has_them(tmp_path: Path) -> None:
+    edge = {"source": "noisy", "helps": "clean", "weight": 0.25}
+    arm = FINDINGS["skills"].arms(Setting(), 1)["learned-graph"]
+    checked = validate(load_yaml(yaml.safe_dump(arm.manifest(TEXTS, lambda _: [edge]))), local=True)
+    assert checked.run is not None
+    (tmp_path / "snapshot.json").write_text(json.dumps(resolve(checked.run, uid="x").to_json()))
+    assert edges_of(Run(tmp_path)) == [edge]
+
+
+def test_a_checkpoint_is_the_last_one_of_its_arm() -> None:
+    setting = Setting(tokens=2_048 * 3 + 1)
+    teacher = continued("teacher", setting, 1, base(setting, 1), "code", retained=())
+    arm = continued("x", setting, 1, base(setting, 1), "code", lines={"baseModel": {"file": Checkpoint(teacher)}})
+    assert arm.manifest(TEXTS)["spec"]["baseModel"]["file"] == (
+        f"../runs/{teacher.folder(TEXTS)}/checkpoints/step-00000004"
+    )
+
+
 @pytest.mark.parametrize(("size", "millions"), [("0.5M", 0.5), ("2M", 2), ("6M", 6)])
 def test_sizes_are_what_they_say(size: str, millions: float) -> None:
     assert SIZES[size].parameters / 1e6 == pytest.approx(millions, rel=0.1)
@@ -107,7 +153,7 @@ def law_of(arm: str, name: str) -> Law:
 
 
 def measured(finding: Finding, root: Path) -> Measured:
-    sets = ("general", "german", "code", "python", "clean")
+    sets = ("general", "german", "code", "python", "clean", "noisy", "exchanges")
     folders = []
     for seed in finding.setting.seeds:
         arms = {}
