@@ -61,5 +61,12 @@ def corpora(facts: Mapping[str, Corpus]) -> str:
     return pages.table(("text", "documents", "UTF-8", "sha256 of its file"), rows)
 
 
-def save(page: Path, name: str, text: str) -> None:
-    pages.replace_in(page, *marks(name), text)
+def save(page: Path, name: str, text: str, beside: str | None = None) -> None:
+    """Write a section between its marks. The marks of a section that the page does not have yet (a finding at another
+    size) are put after those of the section `beside`."""
+    begin, end = marks(name)
+    whole = page.read_text()
+    if begin not in whole and beside is not None:
+        last = marks(beside)[1]
+        page.write_text(whole.replace(last, f"{last}\n\n{begin}\n{end}"))
+    pages.replace_in(page, begin, end, text)

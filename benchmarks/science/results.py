@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rewarm_bench import product
 from rewarm_bench.effects import Estimate, PerDocument
+from rewarm_trainer.flips import exact_share
 from rewarm_trainer.statistics import Delta
 from rewarm_trainer.statistics_seeds import hierarchical_interval, hierarchical_ratio
 
@@ -98,6 +99,16 @@ def contrast(one: Runs, other: Runs, *names: str) -> Estimate:
     return _estimate(hierarchical_interval(differences, labels))
 
 
+def contrast_to_mean(one: Runs, others: Sequence[Runs], name: str) -> Estimate:
+    """Final loss of `one` minus the mean of those of `others`, on one set."""
+    differences, labels = [], []
+    for run, *beside in zip(one, *others, strict=True):
+        pairs = [_paired(run.final(name), other.final(name)) for other in beside]
+        differences.append(np.mean([gap for gap, _ in pairs], axis=0))
+        labels.append(pairs[0][1])
+    return _estimate(hierarchical_interval(differences, labels))
+
+
 def contrast_of_contrasts(one: tuple[Runs, Runs], other: tuple[Runs, Runs], name: str) -> Estimate:
     """(first minus second of `one`) minus (first minus second of `other`), on one set."""
     differences, labels = [], []
@@ -165,6 +176,11 @@ def recovered(runs: Runs, name: str) -> Estimate:
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one number per run, with the t interval over seeds."""
     return _estimate(hierarchical_interval([np.array([value, value]) for value in values], [np.ones(2)] * len(values)))
+
+
+def share_of_runs(runs: Runs, holds: Callable[[Run], bool]) -> Estimate:
+    """Share of the runs for which something holds, with the exact interval: three of three are no certainty."""
+    return _estimate(exact_share(sum(map(holds, runs)), len(runs)))
 
 
 def peak(looks: list[Look]) -> Look:

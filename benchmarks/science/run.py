@@ -43,7 +43,7 @@ def reproduce(finding: Finding, setting: Setting, lab: Lab, docs: Path) -> None:
     picture = Path("images") / f"science-{key}.svg"
     figures.save(docs / picture, measured.panels)
     text = page.section(finding, setting, measured, picture.as_posix(), lab.seconds(every))
-    page.save(docs / "science.md", key, text)
+    page.save(docs / "science.md", key, text, beside=finding.name)
     replace_in(docs / "science.md", *page.marks("corpora"), page.corpora(lab.corpora))
     print(f"{text}\n\nwritten into {docs / 'science.md'} after {time.monotonic() - began:.0f} s", flush=True)
 

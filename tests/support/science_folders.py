@@ -34,6 +34,8 @@ def write_run(folder: Path, laws: Mapping[str, Law], seed: int = 0, noise: float
         "outcome": "Succeeded",
         "tokens": {"trained": STEPS * BATCH},
         "checkpoint": {"step": STEPS},
+        "sets": {name: {"delta": {"mean": law(1.0)}} for name, law in laws.items()},
+        "phases": [{"ratio": 0.05}, {"ratio": 0.2}],
         "decisions": [
             {"tokens": 0, "kind": "WeightsMoved", "weights": {name: 1 / len(laws) for name in laws}},
             {"tokens": 5 * BATCH, "kind": "RatioRaised", "ratio": 0.2},

@@ -17,7 +17,7 @@ from science.corpora import GENERAL, GERMAN
 from science.finding import Finding, Measured, Results, Table
 from science.findings.replay import arm
 from science.recipes import Setting, base, continued, source
-from science.results import Runs, change, contrast, over, over_seeds, peak, rise_contrast
+from science.results import Runs, change, contrast, over, peak, rise_contrast, share_of_runs
 
 PAPER = "Guo et al. 2024, 2406.14833"
 PASSES = {"five": 5, "fifty": 50}
@@ -69,7 +69,7 @@ def arms(setting: Setting, seed: int) -> Mapping[str, Arm]:
 
 def warned(runs: Runs) -> Estimate:
     """Share of the seeds whose report warns of overfitting."""
-    return over_seeds([any("overfits" in each for each in run.report().get("warnings", ())) for run in runs])
+    return share_of_runs(runs, lambda run: any("overfits" in each for each in run.report().get("warnings", ())))
 
 
 def measure(results: Results, setting: Setting) -> Measured:

@@ -24,7 +24,7 @@ from science.findings import FINDINGS
 from science.findings.skills import edges_of
 from science.models import SIZES
 from science.recipes import REHEARSAL, Setting, base, continued
-from science.results import Run
+from science.results import Run, share_of_runs
 
 TEXTS = {name: f"digest of {name}" for name in (*NAMES, CLEAN, EXCHANGES, NOISY)}
 findings = pytest.mark.parametrize("finding", FINDINGS.values(), ids=FINDINGS)
@@ -191,3 +191,21 @@ def test_a_known_world_gets_the_verdicts_it_deserves(tmp_path: Path) -> None:
     found = {claim.key: verdict(claim, mix.comparisons[claim.key]) for claim in replay.claims}
     assert found["strong-order"] is found["strong-half"] is found["strong-most"] is Verdict.SEEN
     assert found["weak-order"] is Verdict.NOT_SEEN, "in this world the weak shift knows no replay"
+
+
+def test_a_finding_at_another_size_gets_a_section_after_its_own(tmp_path: Path) -> None:
+    target = tmp_path / "science.md"
+    own, other = "\n".join(page.marks("replay")), "\n".join(page.marks("weights"))
+    target.write_text(f"{own}\nbetween\n{other}\n")
+    page.save(target, "replay-2M", "two", beside="replay")
+    page.save(target, "replay-2M", "two again", beside="replay")
+    begin, end = page.marks("replay-2M")
+    assert target.read_text() == f"{own}\n\n{begin}\ntwo again\n{end}\nbetween\n{other}\n"
+
+
+def test_three_of_three_runs_are_no_certainty(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / str(number)) for number in range(3)]
+    whole = share_of_runs(runs, lambda run: True)
+    assert (whole.value, whole.high) == (1.0, 1.0)
+    assert whole.low == pytest.approx(0.025 ** (1 / 3))
+    assert share_of_runs(runs, lambda run: run is runs[0]).value == pytest.approx(1 / 3)
