@@ -38,7 +38,7 @@ ELSEWHERE = {
     arm(GERMAN, 5): "5 % replay",
     arm(GERMAN, 25): "25 % replay",
     "back-50": "half way back to the base",
-    "reptile-20": "25 % replay, Reptile 0.2",
+    "reptile-0.2": "25 % replay, Reptile 0.2",
 }
 """Arms of other findings, for the plane."""
 
