@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rewarm_world import World
@@ -17,7 +18,7 @@ def examples(world: World) -> Path:
     """A folder that looks like this repository: an example's texts are the repository's own."""
     root = world.root / "repository"
     root.mkdir()
-    for part in ("api", "trainer", "docs"):
+    for part in ("api", "trainer", "cli", "docs"):
         (root / part).symlink_to(ROOT / part)
     shutil.copytree(ROOT / "examples", root / "examples")
     return root / "examples"
@@ -50,6 +51,61 @@ def test_a_branch_and_its_arms_without_one_source(world: World, examples: Path) 
     assert (tokens["branch-no-trainer"]["trainer"], tokens["branch-no-pages"]["pages"]) == (0, 0)
     assert losses["branch-no-trainer"]["trainer"] > losses["branch-all"]["trainer"]
     assert losses["branch-no-pages"]["pages"] > losses["branch-all"]["pages"]
+
+
+def run_example(world: World, examples: Path, name: str) -> dict[str, Any]:
+    done = world.rewarm("run", examples / f"{name}.yaml", "--workdir", examples.parent / "runs" / name, "-o", "json")
+    assert done.code == 0, done.err
+    report: dict[str, Any] = done.json
+    return report
+
+
+def weights_of(report: dict[str, Any]) -> list[dict[str, float]]:
+    return [each["weights"] for each in report["decisions"] if "weights" in each]
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, examples: Path) -> dict[str, Any]:
+    """The run of finish.yaml, which others begin from."""
+    return run_example(world, examples, "finish")
+
+
+@pytest.mark.slow
+def test_a_subset_is_passed_through_several_times(world: World, examples: Path) -> None:
+    report = run_example(world, examples, "subset")
+    assert report["sets"]["new"]["delta"]["mean"] < -0.5
+    assert report["tokens"]["by_source"]["new"] > report["tokens"]["by_source"]["old"]
+
+
+@pytest.mark.slow
+def test_weights_and_ratio_follow_the_looks(world: World, examples: Path) -> None:
+    report = run_example(world, examples, "adaptive")
+    weights = weights_of(report)
+    assert all(each.keys() == {"cli", "trainer"} for each in weights)
+    assert any(each["trainer"] > 0.5 for each in weights), "the source that helps another gets more"
+    assert "sampleWeights" in (examples / "adaptive.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_weights_follow_what_was_forgotten(world: World, examples: Path, finished: dict[str, Any]) -> None:
+    weights = weights_of(run_example(world, examples, "discrepancy"))
+    assert weights
+    for moved in weights:
+        assert sum(moved[name] for name in ("cli", "pages")) == pytest.approx(1, abs=1e-5)
+        assert sum(moved[name] for name in ("old", "trainer")) == pytest.approx(1, abs=1e-5)
+        assert min(moved.values()) >= 0.25 - 1e-6, "smoothing spreads half of the rows over two sources"
+
+
+@pytest.mark.slow
+def test_a_residual_brings_the_form_that_was_not_trained(
+    world: World, examples: Path, finished: dict[str, Any]
+) -> None:
+    taught = run_example(world, examples, "instruct")["sets"]["pages"]["delta"]
+    report = run_example(world, examples, "residual")
+    assert report["tokens"]["by_source"]["pages"] == 0
+    raw, moved = (part["sets"]["pages"]["delta"]["mean"] for part in (report["finish"]["raw"], report))
+    assert moved < raw, "the residual lowers the loss on the form"
+    assert moved < 0 > taught["mean"]
 
 
 def test_python_finds_the_study(world: World) -> None:
