@@ -6,7 +6,8 @@ One folder is one token stream: documents one after another, each [BOS] + tokens
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -19,13 +20,18 @@ from rewarm_trainer.files import is_plain_name, write_json
 
 VERSION = 1
 SHARD_TOKENS = 1 << 28
-COPY_TOKENS = 1 << 22
+COPY_TOKENS = 1 << 18
 DTYPES = ("uint16", "uint32")
 
 
 def dtype_for(largest_id: int) -> str:
     """The smallest type that holds every id of a tokenizer."""
     return "uint16" if largest_id < 1 << 16 else "uint32"
+
+
+def stored(ids: Sequence[int], dtype: str) -> bytes:
+    """Token ids as shards have them. A list becomes bytes twice as fast this way as through an array."""
+    return struct.pack(f"<{len(ids)}{'H' if dtype == 'uint16' else 'I'}", *ids)
 
 
 @dataclass(frozen=True, slots=True)

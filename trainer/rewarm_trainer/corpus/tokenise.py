@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from rewarm_trainer.corpus.readers import Advance, Broken, BrokenFile, Document,
 from rewarm_trainer.corpus.records import HELD_OUT, TRAIN
 from rewarm_trainer.corpus.scan import Progress, SourceScan, UnitScan
 from rewarm_trainer.corpus.sets import SetDocument, write_set
-from rewarm_trainer.corpus.shards import Index, ShardWriter, blocks, dtype_for, write_index
+from rewarm_trainer.corpus.shards import Index, ShardWriter, blocks, dtype_for, stored, write_index
 from rewarm_trainer.corpus.texts import write_texts
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle
 from rewarm_trainer.files import publish_folder, write_json
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
+
+Lot = list[tuple[int, int, Document]]
+"""Position in the unit, mark and document, of documents that are encoded together."""
 
 
 def source_address(scan: SourceScan, tokenizer: TokenizerHandle) -> str:
@@ -98,9 +102,9 @@ def changed(file: InputFile) -> str:
     return f"{file.uri}: changed while it was prepared; expected the bytes that were scanned; start again"
 
 
-def batches(entries: Iterator[tuple[int, int, Document]]) -> Iterator[list[tuple[int, int, Document]]]:
+def batches(entries: Iterator[tuple[int, int, Document]]) -> Iterator[Lot]:
     """Documents in lots of bounded size."""
-    lot: list[tuple[int, int, Document]] = []
+    lot: Lot = []
     size = 0
     for entry in entries:
         lot.append(entry)
@@ -110,6 +114,20 @@ def batches(entries: Iterator[tuple[int, int, Document]]) -> Iterator[list[tuple
             lot, size = [], 0
     if lot:
         yield lot
+
+
+def encoded_lots(lots: Iterator[Lot], tokenizer: TokenizerHandle) -> Iterator[tuple[Lot, list[list[int]]]]:
+    """Each lot with its ids. The next one is read, and the last one dealt with, while one is encoded: the library lets
+    go of the interpreter meanwhile."""
+    with ThreadPoolExecutor(1, "encode") as thread:
+        held: tuple[Lot, Future[list[list[int]]]] | None = None
+        for lot in lots:
+            begun = thread.submit(tokenizer.encode_batch, [document.text for _, _, document in lot])
+            if held is not None:
+                yield held[0], held[1].result()
+            held = (lot, begun)
+        if held is not None:
+            yield held[0], held[1].result()
 
 
 def tokenise_unit(work: Work, tokenizer: TokenizerHandle, cache: Path, advance: Advance) -> int:
@@ -126,19 +144,18 @@ def tokenise_unit(work: Work, tokenizer: TokenizerHandle, cache: Path, advance: 
 
 def write_piece(work: Work, tokenizer: TokenizerHandle, cache: Path, advance: Advance, place: Path) -> None:
     """`train.bin` (documents framed by BOS and EOS), `held_out.bin` (bare documents) and `piece.json`."""
-    kind = np.dtype(dtype_for(tokenizer.largest_id)).newbyteorder("<")
+    dtype = dtype_for(tokenizer.largest_id)
     before = [] if tokenizer.bos is None else [tokenizer.bos]
     tokens, held_out = 0, []
     with (place / "train.bin").open("wb") as training, (place / "held_out.bin").open("wb") as aside:
-        for lot in batches(chosen_documents(work, cache, advance)):
-            encoded = tokenizer.encode_batch([document.text for _, _, document in lot])
+        for lot, encoded in encoded_lots(batches(chosen_documents(work, cache, advance)), tokenizer):
             for (position, mark, document), ids in zip(lot, encoded, strict=True):
                 if mark == TRAIN:
-                    framed = np.array([*before, *ids, tokenizer.eos], dtype=kind)
-                    training.write(framed.tobytes())
+                    framed = [*before, *ids, tokenizer.eos]
+                    training.write(stored(framed, dtype))
                     tokens += len(framed)
                 else:
-                    aside.write(np.array(ids, dtype=kind).tobytes())
+                    aside.write(stored(ids, dtype))
                     held_out.append([position, len(ids), document.label, document.date])
     write_json(place / "piece.json", {"tokens": tokens, "held_out": held_out})
 

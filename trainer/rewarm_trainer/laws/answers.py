@@ -59,6 +59,12 @@ class ShareAnswer:
         """As a manifest writes it: rounded to four decimals, never to less replay than the law asks for."""
         return max(0, min(9999, math.ceil((1.0 - self.share) * 1e4 - 1e-6))) / 1e4
 
+    def covers(self, shares: tuple[float, float]) -> bool:
+        """Whether the interval holds nine tenths of these shares, so that the runs hardly say where it lies."""
+        if self.low is None or self.high is None:
+            return False
+        return self.high - self.low >= 0.9 * (shares[1] - shares[0])
+
     def to_json(self) -> dict[str, Any]:
         return {"replay_ratio": self.replay_ratio, **vars(self)}
 

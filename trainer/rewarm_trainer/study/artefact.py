@@ -153,6 +153,11 @@ def _largest(facts: Mapping[str, Any], study: Study, place: Place) -> dict[str, 
         (1 + tolerance) * laws.baseline[place.parameters],
     )
     why = "the largest share that was measured keeps the tolerance" if answer.at_border else None
+    if answer.covers(study.hull.shares):
+        why = (
+            "its interval covers nearly every measured ratio, so these runs hardly say; measure ratios nearer to it "
+            "(a ratio of 0 bends the law most), or more of them"
+        )
     return {**head, **answer.to_json(), "by_straight_lines": lines, "why": why}
 
 
