@@ -27,6 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rewarm_bench.pages import replace_in  # noqa: E402
 from rewarm_bench.product import ROOT  # noqa: E402
+from rewarm_trainer.machine import find  # noqa: E402
 from speed import page  # noqa: E402
 from speed.result import Bar, Result  # noqa: E402
 
@@ -55,9 +56,11 @@ MARKS = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 def machine() -> str:
     """The hardware, in words that do not name a machine."""
+    found = find()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{os.cpu_count()} cores, {model}"
+    precision = "" if found.device != "cpu" else ", BF16" if found.native_bf16 else ", no BF16"
+    return f"{os.cpu_count()} cores, {model}{precision}"
 
 
 def own_versions() -> dict[str, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from rewarm_trainer import machine
 from speed.arm import Arm, rounds, seconds
 from speed.result import Bar, Result, Table
-from speed.rows.step import SMALL, TINY
+from speed.rows.step import NO_BF16, SMALL, TINY
 from speed.spread import Spread, ratios
 
 
@@ -17,6 +18,9 @@ def measure(size: str, folder: Path) -> Result:
     count = 16 if small else 200
     lines, bars, notes = [], [], []
     for bf16 in (True, False):
+        if bf16 and not small and not machine.find().native_bf16:
+            bars.append(Bar.missing("bf16: rewarm / lm-eval", 1.5, NO_BF16))
+            continue
         options = {"work": work, "count": count, "bf16": bf16}
         with ExitStack() as stack:
             arms = {

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from rewarm_bench.product import ROOT
+from rewarm_trainer.techniques import Machine
 from speed import flops, page
 from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
@@ -128,11 +130,12 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     monkeypatch.setattr(module, "LAST_START_SECONDS", 50)
     began: list[str] = []
     monkeypatch.setattr(module, "measure", lambda name, size, workdir: began.append(name) or result(MET_BAR))
-    (tmp_path / "standard").mkdir()
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
     stored = dataclasses.replace(result(MISSED_BAR), name="three")
-    (tmp_path / "standard" / "three.json").write_text(json.dumps(stored.to_json()))
-    found = module.measure_all([], "standard", tmp_path)
+    module.keep(stored, tmp_path)
+    found = module.measure_all([], "standard", tmp_path / "work", True)
     assert began == ["one"]
+    assert {path.name for path in tmp_path.iterdir()} == {"loader.json", "three.json"}, "what was measured is kept"
     assert "make bench NAME=two" in found[1].bars[0].mark
     assert found[2] == stored
 
@@ -144,9 +147,25 @@ def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str], m
 
 
 def test_smoke_is_never_on_the_page(tmp_path: Path) -> None:
-    (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / "loader.json").write_text(json.dumps(result(MET_BAR, size="smoke").to_json()))
-    assert runner().newest(tmp_path) == []
+    module = runner()
+    module.keep(result(MET_BAR, size="smoke"), tmp_path)
+    assert module.kept(tmp_path) == []
+    module.keep(result(MET_BAR), tmp_path)
+    assert module.kept(tmp_path) == [result(MET_BAR)]
+
+
+def test_the_page_is_made_of_the_results_beside_the_script() -> None:
+    module = runner()
+    written = (ROOT / "docs" / "speed.md").read_text()
+    begin, end = module.MARKS
+    assert written.partition(begin)[2].partition(end)[0].strip() == page.page(module.kept(module.RESULTS))
+
+
+@pytest.mark.parametrize(("native", "measured"), [(True, 8), (False, 4)])
+def test_bf16_is_measured_where_the_processor_has_it(native: bool, measured: int) -> None:
+    here = [case for case in step.cases("full") if step.worth_measuring(case, Machine("cpu", native, True))]
+    assert len(here) == measured
+    assert step.worth_measuring(step.cases("smoke")[0], Machine("cpu", False, True)), "a rehearsal runs everywhere"
 
 
 def runner() -> ModuleType:
