@@ -153,8 +153,8 @@ def at_mark(progress: Progress, every: int) -> bool:
 
 
 def rounded_shares(shares: Mapping[str, float]) -> dict[str, float]:
-    """Shares as they enter the phase log."""
-    return {name: round(share, 6) for name, share in shares.items()}
+    """Shares as they enter the phase log. A small one stays above 0, or a rule that multiplies could not raise it."""
+    return {name: max(round(share, 6), 1e-6) if share > 0 else 0.0 for name, share in shares.items()}
 
 
 def bounded_shares(shares: Mapping[str, float], progress: Progress) -> dict[str, float]:

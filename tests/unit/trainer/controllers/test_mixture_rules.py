@@ -14,8 +14,8 @@ from small_plans import plan_of
 from rewarm_api.snapshot import Role
 from rewarm_trainer.controllers import domain_discrepancy, skill_graph
 from rewarm_trainer.controllers.conduct import Conductor
-from rewarm_trainer.controllers.domain_discrepancy import DomainDiscrepancy
-from rewarm_trainer.controllers.protocol import Losses, Progress, SetHistory, SetLook, bounded_shares
+from rewarm_trainer.controllers.domain_discrepancy import DomainDiscrepancy, next_shares
+from rewarm_trainer.controllers.protocol import Losses, Progress, SetHistory, SetLook, bounded_shares, rounded_shares
 from rewarm_trainer.controllers.skill_graph import SkillGraph
 from rewarm_trainer.order import MIXTURE, Order, Phase
 from rewarm_trainer.state import TrainState
@@ -220,3 +220,11 @@ def look_of(tokens: int, **losses: float) -> dict[str, object]:
         "tokens": tokens,
         "sets": {name: {"role": "New", "loss": loss, "delta": delta} for name, loss in losses.items()},
     }
+
+
+def test_a_share_that_got_tiny_can_grow_again() -> None:
+    shares = {"near": 1.0, "far": 0.0}
+    assert rounded_shares(shares) == shares, "what is left out stays out"
+    kept = rounded_shares({"near": 1 - 1e-9, "far": 1e-9})
+    assert kept == {"near": 1.0, "far": 1e-6}
+    assert next_shares(kept, {"near": 1.0, "far": 20.0}, smoothing=0)["far"] > 0.9
