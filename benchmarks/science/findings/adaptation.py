@@ -13,7 +13,7 @@ from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import words
 from science import figures
 from science.arms import Arm
-from science.claims import Above, Below, Claim, Within
+from science.claims import Above, Below, Claim
 from science.corpora import GENERAL, GERMAN
 from science.finding import Finding, Measured, Results, Table
 from science.findings import experience, replay, weights
@@ -54,10 +54,9 @@ CLAIMS = (
     ),
     Claim(
         "weighted",
-        f"Weighing down the rows of low loss (LinUpper) costs nothing: final losses on the new text within {MARGIN} "
-        "nats per token of plain training.",
+        f"Weighing down the rows of low loss (LinUpper) costs less than {MARGIN} nats per token on the new text.",
         "2502.06733: LinUpper is at least as good as uniform weights",
-        Within(-10.0, MARGIN),
+        Below(MARGIN),
         "at least as good",
     ),
 )  # fmt: skip
