@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,25 +9,8 @@ import rewarm_trainer  # noqa: F401 - before torch: it sets how long OpenMP spin
 
 import torch  # isort: skip
 
+from speed.arms.ceiling import matmul_ceiling, synchronise
 from speed.arms.training import Rewarm
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def matmul_ceiling(device: torch.device, size: int, repeats: int = 20) -> float:
-    """Operations a second of one large BF16 product, the fastest of `repeats`: what this machine can do today."""
-    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats):
-        synchronise(device)
-        began = time.perf_counter()
-        left @ right
-        synchronise(device)
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
 
 
 class Gpu(Rewarm):
@@ -54,7 +36,7 @@ class Gpu(Rewarm):
         return int(free + torch.cuda.memory_reserved(self._device))
 
     def ceiling(self, size: int) -> float:
-        return matmul_ceiling(self._device, size)
+        return matmul_ceiling(self._device, size, bf16=True)
 
     def without_sync(self, steps: int) -> int:
         """Updates between log steps under a mode that makes every wait for the device an error; how many passed."""

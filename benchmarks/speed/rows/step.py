@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rewarm_trainer import machine, techniques
-from speed import peers
+from speed import flops, peers
 from speed.arm import Arm, ArmError, cpu, rounds, seconds
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
@@ -84,6 +84,8 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
                 notes.append(f"{name} has {own:,} parameters, rewarm's model {parameters:,}.")
         few = {"smoke": (2, 1), "standard": (5, 2), "full": (7, 3)}[size]
         answers = rounds(arms, few[0], "run", first={"steps": 1}, steps=few[1])
+    with Arm("speed.arms.ceiling", "Matmul", {"bf16": bf16}) as product:
+        ceiling = float(product.ask("measure", size=128 if size == "smoke" else 2048).value)
     label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
     times = {name: seconds(each) for name, each in answers.items()}
     tokens = length * count * few[1]
@@ -97,7 +99,9 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
         Bar.on(f"{label}: rewarm / bare loop with the same techniques", 0.97, ratios(mine, times["bare loop"])),
     ]
     spent = tokens / Spread.of(cpu(answers["rewarm"])).median
-    return (label, *rates, f"{spent:,.0f}"), bars, notes
+    operations = flops.per_token(parameters, model["layers"], model["hidden"], length)
+    used = flops.utilisation(tokens / Spread.of(mine).median, operations, ceiling)
+    return (label, *rates, f"{spent:,.0f}", f"{ceiling / 1e9:,.0f}", f"{used:.0%}"), bars, notes
 
 
 NO_BF16 = "this processor does not compute in BF16, so the product takes FP32 on it"
@@ -130,7 +134,11 @@ def measure(size: str, folder: Path) -> Result:
     ]
     titan = peers.find(peers.TORCHTITAN, folder)
     notes.append(f"torchtitan: {titan.problem or 'installs, but has no arm here'}.")
-    table = Table("Tokens per second at equal precision", ("", *COLUMNS, "rewarm, by CPU-second"), tuple(lines))
+    table = Table(
+        "Tokens per second at equal precision",
+        ("", *COLUMNS, "rewarm, by CPU-second", "one large product, Gflop/s", "rewarm, of it"),
+        tuple(lines),
+    )
     return Result("step", "Training step", (table,), tuple(bars), tuple(dict.fromkeys(notes)), size)
 
 
