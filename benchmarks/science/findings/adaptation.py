@@ -49,7 +49,7 @@ CLAIMS = (
     Claim(
         "dominated",
         "Replay dominates: with 5 % of it full training learns more and forgets less than LoRA at its highest peak.",
-        "expected, measured in no paper (design/science.md, 24)",
+        "expected, measured in no paper",
         Below(),
     ),
     Claim(
