@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -30,7 +31,7 @@ def save(path: Path, panels: Sequence[Panel]) -> None:
 
 def rises(axes: Axes, arms: Mapping[str, Runs], name: str, title: str) -> None:
     """Loss above the base against tokens: the mean over seeds as a line, each seed thin behind it."""
-    for colour, (label, runs) in zip(COLOURS, arms.items(), strict=False):
+    for colour, (label, runs) in zip(cycle(COLOURS), arms.items(), strict=False):
         tokens, values = curves(runs, name)
         for seed in values:
             axes.plot(tokens / 1e3, seed, color=colour, alpha=0.25, linewidth=0.7)
@@ -42,15 +43,18 @@ def rises(axes: Axes, arms: Mapping[str, Runs], name: str, title: str) -> None:
 
 def plane(axes: Axes, points: Mapping[str, tuple[Estimate, Estimate]], old: str, new: str) -> None:
     """Each arm as a cross: change on the old text against change on the new one, with both intervals."""
-    for colour, (label, (x, y)) in zip(COLOURS, points.items(), strict=False):
+    for number, (colour, (label, (x, y))) in enumerate(zip(cycle(COLOURS), points.items(), strict=False)):
         axes.errorbar(x.value, y.value, xerr=_reach(x), yerr=_reach(y), fmt="o", color=colour, markersize=4, capsize=2)
-        axes.annotate(label, (x.value, y.value), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        # Above and below in turn: neighbours in the list are often neighbours on the plane.
+        beside = (4, -9) if number % 2 else (4, 4)
+        axes.annotate(label, (x.value, y.value), xytext=beside, textcoords="offset points", fontsize=7, color=colour)
+    axes.margins(x=0.2)
     axes.set(xlabel=f"change on {old} (old)", ylabel=f"change on {new} (new)", title="old against new")
 
 
 def ladder(axes: Axes, series: Mapping[str, Sequence[tuple[str, Estimate]]], ylabel: str, title: str) -> None:
     """Estimates with intervals over named steps, one line a series."""
-    for colour, (label, steps) in zip(COLOURS, series.items(), strict=False):
+    for colour, (label, steps) in zip(cycle(COLOURS), series.items(), strict=False):
         names, found = [name for name, _ in steps], [estimate for _, estimate in steps]
         reach = np.hstack([_reach(estimate) for estimate in found])
         axes.errorbar(names, [e.value for e in found], yerr=reach, color=colour, label=label, marker="o", capsize=2)
