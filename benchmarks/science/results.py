@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,17 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 def share_of_runs(runs: Runs, holds: Callable[[Run], bool]) -> Estimate:
     """Share of the runs for which something holds, with the exact interval: three of three are no certainty."""
     return _estimate(exact_share(sum(map(holds, runs)), len(runs)))
+
+
+def decisions(run: Run) -> list[Mapping[str, Any]]:
+    """Those of a run that moved weights."""
+    return [each for each in run.report().get("decisions", []) if "weights" in each]
+
+
+def mean_weight(runs: Runs, name: str, texts: Sequence[str]) -> str:
+    """Mean of a text's weight over all decisions; even without one."""
+    found = [[each["weights"].get(name, 0.0) for each in decisions(run)] or [1 / len(texts)] for run in runs]
+    return f"{name} {sum(sum(each) / len(each) for each in found) / len(found):.0%}"
 
 
 def peak(looks: list[Look]) -> Look:

@@ -21,7 +21,7 @@ from science.claims import Above, Below, Claim
 from science.corpora import CODE, GENERAL, GERMAN, PYTHON
 from science.finding import Finding, Measured, Results, Table
 from science.recipes import Setting, continued, mixed, source
-from science.results import Run, Runs, change, contrast, over_seeds
+from science.results import Run, Runs, change, contrast, decisions, mean_weight, over_seeds
 
 DDK = "Liu et al. 2024, 2407.16154 (DDK)"
 TEXTS = (GENERAL, CODE, PYTHON)
@@ -89,17 +89,6 @@ def arms(setting: Setting, seed: int) -> Mapping[str, Arm]:
 
 def _moved(rule: Mapping[str, Any]) -> dict[str, Any]:
     return {"mixture": {"every": "5%", "domainDiscrepancy": dict(rule)}}
-
-
-def decisions(run: Run) -> list[Mapping[str, Any]]:
-    """Those of a run that moved weights."""
-    return [each for each in run.report().get("decisions", []) if "weights" in each]
-
-
-def mean_weight(runs: Runs, name: str, texts: Sequence[str]) -> str:
-    """Mean of a text's weight over all decisions; even without one."""
-    found = [[each["weights"].get(name, 0.0) for each in decisions(run)] or [1 / len(texts)] for run in runs]
-    return f"{name} {sum(sum(each) / len(each) for each in found) / len(found):.0%}"
 
 
 def behind(runs: Runs, texts: Sequence[str], which: int) -> str:

@@ -30,7 +30,8 @@ WITH_ZERO, WITHOUT_ZERO = (0, 0.1, 0.25, 0.5, 0.75), (0.05, 0.1, 0.25, 0.5, 0.75
 MARGIN = 0.01
 
 
-def claims(paper: str) -> tuple[Claim, ...]:
+def claims(paper: str, prefix: str = "") -> tuple[Claim, ...]:
+    """`prefix`: of the sentences that were not yet written down, or not like this, when the finding ran."""
     return (
         Claim(
             "predicted",
@@ -42,14 +43,14 @@ def claims(paper: str) -> tuple[Claim, ...]:
         ),
         Claim(
             "covered",
-            "Its 95 % interval for one more run holds what that run measured: on both sets in more than half of all "
-            "seeds.",
+            f"{prefix}Its 95 % interval for one more run holds what that run measured: on both sets in more than half "
+            "of all seeds.",
             "a promise of ours (docs/studies.md)",
             Above(0.5),
         ),
         Claim(
             "narrow",
-            "And it says something: its reach to either side is below a tenth of the loss.",
+            f"{prefix}It says something: its reach to either side is below a tenth of the loss.",
             "a promise of ours (docs/studies.md)",
             Below(0.1),
         ),
@@ -136,7 +137,8 @@ def _panel(axes: Axes, results: Results, name: str) -> None:
     axes.set(xlabel="replay ratio", ylabel="nats per token", title=f"{name}: measured (o), predicted (x)")
 
 
-FINDING = Finding("study", "Mixture study", claims(CMR), partial(arms, ratios=WITH_ZERO), measure)
+AFTERWARDS = "(Put like this after the run.) "
+FINDING = Finding("study", "Mixture study", claims(CMR, AFTERWARDS), partial(arms, ratios=WITH_ZERO), measure)
 INSIDE = Finding(
     "study-inside",
     "Mixture study without the ratio 0",

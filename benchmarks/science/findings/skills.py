@@ -21,9 +21,8 @@ from science.arms import Arm, Graph
 from science.claims import Above, Below, Claim
 from science.corpora import CLEAN, CODE, LICENSES, NOISY
 from science.finding import Finding, Measured, Results, Table
-from science.findings.discrepancy import mean_weight
 from science.recipes import Setting, base, continued, source
-from science.results import Run, change, contrast
+from science.results import Run, change, contrast, mean_weight
 
 SKILLIT = "Chen et al. 2023, 2307.14430 (Skill-it)"
 TEXTS = (CLEAN, CODE, NOISY)

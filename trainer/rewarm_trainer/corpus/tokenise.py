@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 VERSION = 1
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
-AT_ONCE = 2
-"""Lots that are encoded at a time; the cores are shared."""
 
 Lot = list[tuple[int, int, Document]]
 """Position in the unit, mark and document, of documents that are encoded together."""
@@ -120,21 +117,17 @@ def batches(entries: Iterator[tuple[int, int, Document]]) -> Iterator[Lot]:
 
 
 def encoded_lots(lots: Iterator[Lot], tokenizer: TokenizerHandle) -> Iterator[tuple[Lot, list[list[int]]]]:
-    """Each lot with its ids, in order. The next one is read, and the last one dealt with, while others are encoded: the
-    library lets go of the interpreter. Two at a time, so that no core waits for the longest document of a lot."""
-    with ThreadPoolExecutor(AT_ONCE, "encode") as threads:
-        begun: deque[tuple[Lot, Future[list[list[int]]]]] = deque()
+    """Each lot with its ids, in order. The next one is read, and the last one dealt with, while one is encoded: the
+    library lets go of the interpreter meanwhile."""
+    with ThreadPoolExecutor(1, "encode") as thread:
+        held: tuple[Lot, Future[list[list[int]]]] | None = None
         for lot in lots:
-            begun.append((lot, threads.submit(tokenizer.encode_batch, [document.text for _, _, document in lot])))
-            if len(begun) > AT_ONCE:
-                yield _ended(begun)
-        while begun:
-            yield _ended(begun)
-
-
-def _ended(begun: deque[tuple[Lot, Future[list[list[int]]]]]) -> tuple[Lot, list[list[int]]]:
-    lot, encoding = begun.popleft()
-    return lot, encoding.result()
+            begun = thread.submit(tokenizer.encode_batch, [document.text for _, _, document in lot])
+            if held is not None:
+                yield held[0], held[1].result()
+            held = (lot, begun)
+        if held is not None:
+            yield held[0], held[1].result()
 
 
 def tokenise_unit(work: Work, tokenizer: TokenizerHandle, cache: Path, advance: Advance) -> int:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from rewarm_api.errors import DataError, MissingInputError
+from rewarm_trainer.corpus.readers import Document
+from rewarm_trainer.corpus.tokenise import Lot, encoded_lots
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle, train_tokenizer
 
 
@@ -138,3 +141,19 @@ def test_no_tokenizer_is_66_and_a_damaged_one_65(folder: Path, tmp_path: Path) -
 def test_saving_keeps_the_files_as_they_are(tokenizer: TokenizerHandle, folder: Path) -> None:
     shutil.copy(tokenizer.folder / "tokenizer.json", folder / "before.json")
     assert (folder / "tokenizer.json").read_bytes() == (folder / "before.json").read_bytes()
+
+
+def test_lots_come_in_order_with_their_ids_and_a_broken_reader_ends_them(tokenizer: TokenizerHandle) -> None:
+    lots = [[(number, 0, Document(f"lot {number} says {word}")) for word in ("ka", "mi")] for number in range(5)]
+
+    def reader() -> Iterator[Lot]:
+        yield from lots[:3]
+        raise DataError("changed while it was prepared")
+
+    found = list(encoded_lots(iter(lots), tokenizer))
+    assert [lot for lot, _ in found] == lots
+    for lot, ids in found:
+        assert ids == tokenizer.encode_batch([document.text for _, _, document in lot])
+    assert list(encoded_lots(iter([]), tokenizer)) == []
+    with pytest.raises(DataError, match="changed"):
+        list(encoded_lots(reader(), tokenizer))
