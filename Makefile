@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Some images set it for all: then nothing keeps what Python compiled, and each process compiles torch again (20 s more).
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?=
 BIN := .venv/bin
 # A file's tests share their runs, so a file stays on one process. Two processes on two cores: torch must not start a thread per core in each of them.

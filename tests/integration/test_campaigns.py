@@ -20,9 +20,6 @@ from rewarm_trainer.checkpoint import Checkpoints, folder_name
 from rewarm_trainer.patience import VARIABLE
 from rewarm_trainer.storage import LocalStorage, S3Storage
 
-# Seconds each; the patience is for machines that many share.
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture
 def source(finished: tuple[Path, Finished]) -> Path:

@@ -346,7 +346,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_in_a_pod_the_run_is_waited_for_and_left_open(server: MlflowServer, tmp_path: Path) -> None:
     """The operator makes the run and ends it; the trainer adds to it, whoever of them comes first."""
     client = client_of(server.uri)
@@ -377,7 +376,6 @@ def test_in_a_pod_the_run_is_waited_for_and_left_open(server: MlflowServer, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_server_killed_and_restarted_in_the_middle_gets_every_metric_once(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -402,7 +400,6 @@ def test_a_server_killed_and_restarted_in_the_middle_gets_every_metric_once(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_server_that_hangs_costs_no_more_than_the_deadline_and_the_next_attempt_delivers(
     server: MlflowServer, tmp_path: Path
 ) -> None:
@@ -443,7 +440,6 @@ sys.stdin.read()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_trainer_killed_while_no_server_was_there_loses_nothing(server: MlflowServer, tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, not listening: refuses every connection
@@ -465,7 +461,6 @@ def test_a_trainer_killed_while_no_server_was_there_loses_nothing(server: Mlflow
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_served_registry_takes_a_checkpoint_address_and_says_why_not_a_local_path(
     server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from campaigns.tally import OF_OPERATORS, Tally
 from rewarm_cluster.control_plane import ControlPlane
 
 # Seconds each; the patience is for machines that many share.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_control_plane("jobs")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), needs_control_plane("jobs")]
 
 SOME = (
     "409 to a write", "an answer lost", "its clock 10 min behind", "frozen when it posts a Job",
