@@ -17,7 +17,13 @@ def earlier_work(
 ) -> WorkFolder:
     """The work folder of the run that `field` names. By name: what it stored, brought into the local cache."""
     if path:
-        return WorkFolder(root / path)
+        work = WorkFolder(root / path)
+        if not work.root.is_dir():
+            raise MissingInputError(
+                f"{field}.path: {work.root}: no such folder; let the earlier run train there first, or give "
+                "its work folder"
+            )
+        return work
     if not name or snapshot.checkpoints.uri is None:
         raise ManifestError(Problem(field, "no path", "the work folder of an earlier run", "add path: FOLDER"))
     uri = sibling_uri(snapshot, name, field)

@@ -181,7 +181,7 @@ def test_a_run_that_has_no_such_checkpoint_is_named(tmp_path: Path, find: Callab
         find({"run": {"path": "earlier"}})
     with pytest.raises(MissingInputError, match=r"no checkpoint of step 4; there are \[3, 6\]"):
         find({"run": {"path": "earlier", "checkpoint": 4}})
-    with pytest.raises(MissingInputError, match="nowhere: no such folder"):
+    with pytest.raises(MissingInputError, match=r"^spec\.baseModel\.run\.path: .*nowhere: no such folder; let"):
         find({"run": {"path": "nowhere"}})
 
 
