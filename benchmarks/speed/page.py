@@ -1,7 +1,8 @@
-"""Results as Markdown: the table of all bars with a mark beside each, then a section for each row. Pure."""
+"""Results as Markdown: for each hardware the table of all bars with a mark beside each, then its rows. Pure."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -28,20 +29,25 @@ def count(results: Iterable[Result]) -> str:
 
 
 def section(result: Result) -> str:
-    """One row: its tables and notes, and how long it took on what."""
-    parts = [f"## {result.title}", ""]
+    """One row: its tables and notes, and how long it took."""
+    parts = [f"### {result.title}", ""]
     for each in result.tables:
         parts += [f"**{each.title}**", "", table(each.header, each.rows), ""]
     parts += [f"- {note}" for note in result.notes]
     parts += [""] if result.notes else []
     told = ", ".join([f"{name} {version}" for name, version in sorted(result.versions.items())])
     command = f"make bench NAME={result.name}" + ("" if result.size == "standard" else f" SIZE={result.size}")
-    parts.append(f"`{command}`, {result.seconds:.0f} s on {result.machine}. {told}.")
+    parts.append(f"`{command}`, {result.seconds:.0f} s. {told}.")
     return "\n".join(parts)
 
 
 def page(results: Sequence[Result]) -> str:
-    return "\n\n".join([f"{count(results)}.", bars(results), *(section(result) for result in results)])
+    """`results`: those of one hardware beside each other."""
+    parts = []
+    for machine, found in itertools.groupby(results, lambda result: result.machine):
+        rows = list(found)
+        parts += [f"## {machine}", f"{count(rows)}.", bars(rows), *map(section, rows)]
+    return "\n\n".join(parts)
 
 
 def marked(results: Sequence[Result]) -> str:

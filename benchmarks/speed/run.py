@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -50,7 +51,7 @@ LAST_START_SECONDS = 13 * 60
 """Without names, no row begins later than this: the longest takes some minutes, and all of it stays under 20."""
 SIZES = ("smoke", "standard", "full")
 RESULTS = Path(__file__).resolve().parent / "results"
-"""Of the rows on the page, committed with it: one row is measured anew on another machine and the others stay."""
+"""Of the rows on the page, committed with it, a folder for each hardware: what others were measured on stays."""
 MARKS = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
@@ -88,9 +89,11 @@ def measure(name: str, size: str, workdir: Path) -> Result:
 
 
 def keep(result: Result, stored: Path) -> None:
-    """Beside the other rows of the page; a rehearsal is not kept."""
+    """Beside the other rows of its hardware; a rehearsal is not kept."""
     if result.size != "smoke":
-        (stored / f"{result.name}.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
+        folder = stored / re.sub("[^a-z0-9]+", "-", result.machine.lower()).strip("-")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{result.name}.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
 
 
 def skipped(name: str, size: str) -> Result:
@@ -106,7 +109,7 @@ def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> list
     for name in names or ROWS:
         late = not names and size == "standard" and time.monotonic() - began > LAST_START_SECONDS
         if late:
-            earlier = {result.name: result for result in kept(RESULTS)}
+            earlier = {result.name: result for result in kept(RESULTS) if result.machine == machine()}
             results.append(earlier.get(name) or skipped(name, size))
             continue
         results.append(measure(name, size, workdir))
@@ -116,8 +119,8 @@ def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> list
 
 
 def kept(stored: Path) -> list[Result]:
-    """What the page is made of, in its order: of each row what was measured last."""
-    paths = [stored / f"{name}.json" for name in ROWS]
+    """What the page is made of, in its order: hardware by hardware, of each row what was measured last."""
+    paths = [folder / f"{name}.json" for folder in sorted(stored.iterdir()) for name in ROWS]
     return [Result.from_json(json.loads(path.read_text())) for path in paths if path.exists()]
 
 

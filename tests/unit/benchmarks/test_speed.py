@@ -67,7 +67,7 @@ def test_results_go_through_json_unchanged() -> None:
 
 def test_the_page_has_every_bar_with_its_mark_and_the_command() -> None:
     text = page.page([result(MET_BAR, MISSED_BAR), result(ABSENT_BAR, size="full")])
-    assert text.startswith("1 met, 1 missed, 1 not measured.")
+    assert text.startswith("## 2 cores\n\n1 met, 1 missed, 1 not measured.")
     assert "| ✓ | loader | rewarm / peer | >= 1.1 x | 1.2 x (1.1 to 1.3) | met |" in text
     assert "missed by 20 %" in text
     assert "`make bench NAME=loader`, 12 s on 2 cores" in text
@@ -131,11 +131,12 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     began: list[str] = []
     monkeypatch.setattr(module, "measure", lambda name, size, workdir: began.append(name) or result(MET_BAR))
     monkeypatch.setattr(module, "RESULTS", tmp_path)
-    stored = dataclasses.replace(result(MISSED_BAR), name="three")
+    stored = dataclasses.replace(result(MISSED_BAR), name="three", machine=module.machine())
     module.keep(stored, tmp_path)
+    module.keep(dataclasses.replace(result(MET_BAR), name="three", machine="4 cores, no such"), tmp_path)
     found = module.measure_all([], "standard", tmp_path / "work", True)
     assert began == ["one"]
-    assert {path.name for path in tmp_path.iterdir()} == {"loader.json", "three.json"}, "what was measured is kept"
+    assert (len(list(tmp_path.glob("*/loader.json"))), (tmp_path / "4-cores-no-such").is_dir()) == (1, True), "kept"
     assert "make bench NAME=two" in found[1].bars[0].mark
     assert found[2] == stored
 
@@ -152,6 +153,15 @@ def test_smoke_is_never_on_the_page(tmp_path: Path) -> None:
     assert module.kept(tmp_path) == []
     module.keep(result(MET_BAR), tmp_path)
     assert module.kept(tmp_path) == [result(MET_BAR)]
+
+
+def test_each_hardware_has_a_table_of_its_own(tmp_path: Path) -> None:
+    module = runner()
+    for machine, bar in (("8 cores, B", MISSED_BAR), ("2 cores, A", MET_BAR)):
+        module.keep(dataclasses.replace(result(bar), machine=machine), tmp_path)
+    first, second = page.page(module.kept(tmp_path)).split("\n## ")
+    assert first.startswith("## 2 cores, A\n\n1 met, 0 missed")
+    assert second.startswith("8 cores, B\n\n0 met, 1 missed")
 
 
 def test_the_page_is_made_of_the_results_beside_the_script() -> None:
