@@ -70,7 +70,7 @@ def test_the_page_has_every_bar_with_its_mark_and_the_command() -> None:
     assert text.startswith("## 2 cores\n\n1 met, 1 missed, 1 not measured.")
     assert "| ✓ | loader | rewarm / peer | >= 1.1 x | 1.2 x (1.1 to 1.3) | met |" in text
     assert "missed by 20 %" in text
-    assert "`make bench NAME=loader`, 12 s on 2 cores" in text
+    assert "`make bench NAME=loader`, 12 s" in text
     assert "`make bench NAME=loader SIZE=full`" in text
     assert "a\\|b" in text
     assert page.marked([result(MISSED_BAR)]).splitlines()[-1] == "0 met, 1 missed, 0 not measured"
