@@ -31,7 +31,7 @@ campaign: setup ## kill, cut off, fill up, preempt, poison, cluster faults: one 
 	$(BIN)/python benchmarks/campaigns/run.py $(NAME) $(if $(COUNT),--count $(COUNT))
 
 # NAME: one row, or several (loader, step, ...); none: all. SIZE=full: every case; SIZE=smoke: does it work at all.
-bench: setup ## speed beside what people use instead, a mark beside each bar; writes docs/speed.md (under 20 minutes, 2 cores)
+bench: setup ## speed beside what people use instead, a mark beside each bar; writes docs/speed.md (what begins in 13 minutes; under 20, 2 cores)
 	$(BIN)/python benchmarks/speed/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --write
 
 test: setup lint ## everything: lint, unit and integration tests
@@ -87,14 +87,14 @@ sbom: setup $(TOOLS)/.ready ## write build/sbom/: a bill of materials of each im
 audit: setup $(TOOLS)/.ready ## ask for known weaknesses of the pinned packages (needs the network)
 	for image in operator trainer; do $(TOOLS)/pip-audit --require-hashes --disable-pip -r requirements/$$image.txt; done
 
-# A real Kubernetes on this machine, from Go modules (about 5 minutes the first time) and Debian's packages; needs Go and,
+# A real Kubernetes on this machine, from Go modules (5 to 8 minutes the first time) and Debian's packages; needs Go and,
 # for all but its API server, root. tools/cluster/README.md. What is built is kept in $REWARM_TOOLS (~/.cache/rewarm/cluster-tools).
 CLUSTER := PYTHONPATH=tools/cluster $(or $(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3)) -m rewarm_cluster
 
 cluster-tools: ## build or find the programs of a real cluster; seconds when they are there
 	@$(CLUSTER) tools
 
-cluster-up: ## start a cluster of one real node on this machine (about 10 s as root)
+cluster-up: ## start a cluster of one real node on this machine (about 10 s as root, without the programs)
 	@$(CLUSTER) up
 
 cluster-images: ## build both images of this tree and give them to that cluster

@@ -47,5 +47,5 @@ def cluster_problems(run: ContinualRun, defaults: Defaults) -> tuple[Problem, ..
     if completed(run, defaults).spec.checkpoints.uri is not None:
         return ()
     expected = "s3:// | claim://NAME/path, since this cluster has no default"
-    fix = "add checkpoints.uri, or set defaults.checkpoints.uri in the operator's chart"
+    fix = "add checkpoints.uri, or set the chart's value checkpoints.uri"
     return (Problem("spec.checkpoints.uri", NOTHING, expected, fix),)

@@ -51,7 +51,7 @@ def verdict(folder: Path) -> list[str]:
     if forgot.low <= 0:
         return ["Without replay nothing was forgotten beyond the interval: there is nothing for replay to remove."]
     removed = removed_fraction(without, replay)
-    lines = [f"Replay removed {percent(removed)} of the forgetting (paired bootstrap over documents)."]
+    lines = [f"Replay removed {percent(removed)} of the forgetting (95 % interval over documents)."]
     alone = delta(report(folder / "control"), arms.OLD)
     if alone.high < 0:
         against = removed_fraction(without, replay, control)

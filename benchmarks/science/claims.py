@@ -49,6 +49,10 @@ def Below(limit: float = 0.0) -> Within:
     return Within(-math.inf, limit)
 
 
+AFTERWARDS = "(Put like this after the run.) "
+"""Begins a sentence that was not written down before its run, or not in these words."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One sentence of a finding, written down before its run.

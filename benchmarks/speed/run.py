@@ -3,7 +3,7 @@
     python benchmarks/speed/run.py [NAME ...] [--size smoke|standard|full] [--write] [--workdir speed]
     make bench [NAME=loader] [SIZE=full]
 
-Without a name: all rows that this machine can measure, in under 20 minutes on two cores at the standard size. With
+Without a name: the rows that begin within 13 minutes, under 20 in all on two cores at the standard size. With
 --write a row's result is kept in results/, so rows may be measured one by one; the page shows the last of each. What
 smoke measures is for nobody to read, and never goes on the page.
 """

@@ -148,7 +148,7 @@ class RewarmClient:
     ) -> Iterator[LogLine]:
         """Lines of every attempt and rank; `follow` goes on into later attempts until the run has ended.
 
-        `role`: trainer, prepare or evaluate; `tail`: that many last lines of each pod.
+        `role`: trainer or prepare; `tail`: that many last lines of each pod.
         """
         yield from self.backend.logs(name, Selection(attempt, rank, role), follow=follow, tail=tail)
 

@@ -101,7 +101,7 @@ def logs(
     ] = None,
     rank: Annotated[int | None, typer.Option(min=0, metavar="N", help="this node only", show_default=False)] = None,
     role: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="trainer, prepare or evaluate only", show_default=False)
+        str | None, typer.Option(metavar="ROLE", help="trainer or prepare only", show_default=False)
     ] = None,
     tail: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="the last N lines of each pod", show_default=False)

@@ -21,7 +21,7 @@ from rewarm_cli.cluster_errors import DeniedError, GoneError
 from rewarm_cli.records import LogLine
 
 CONTAINER = "trainer"
-ROLES = ("prepare", "trainer", "evaluate")
+ROLES = ("prepare", "trainer")
 _INDEX = "batch.kubernetes.io/job-completion-index"
 # How often in a row a log may be refused, by a server that restarts or a node that is gone, before it is given up.
 _FAILURES = 60

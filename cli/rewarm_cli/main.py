@@ -161,7 +161,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to write", show_default=False)],
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="e.g. step-00001200, Latest or Best [default: newest]", show_default=False),
+        typer.Option(metavar="NAME", help="e.g. step-00001200, Latest or Best [default: Final]", show_default=False),
     ] = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face model folder.

@@ -107,7 +107,7 @@ class LogLine(BaseModel):
     time: str
     """When it was written, RFC 3339."""
     role: str
-    """trainer, prepare or evaluate."""
+    """trainer or prepare."""
     attempt: int | None
     """From 1; None for preparation."""
     rank: int

@@ -65,7 +65,7 @@ def _plan(study: Mapping[str, Any], defaults: Defaults) -> Plan:
     places = validation.study.spec.template.spec.get("checkpoints") or {}
     if not places.get("uri") and not defaults.checkpoints_uri:
         expected = "s3:// | claim://NAME/path, since this cluster has no default"
-        fix = "add checkpoints.uri, or set defaults.checkpoints.uri in the operator's chart"
+        fix = "add checkpoints.uri, or set the chart's value checkpoints.uri"
         return Plan((Problem(f"{TEMPLATE}.checkpoints.uri", NOTHING, expected, fix),))
     return Plan((), tuple(child_runs(validation.study)), validation.study)
 

@@ -83,7 +83,7 @@ def studied(here, start, rewarm, changes):
 def test_a_killed_study_goes_on_and_answers(studied):
     folder, artefact, said = studied
     assert re.search("6 runs, [12] finished", said)
-    assert [run["replay_ratio"] for run in artefact["runs"]] == [0, 0.1, 0.25, 0.5, 0.75, 0.35]
+    assert [run["replay_ratio"] for run in artefact["runs"]] == [0.05, 0.1, 0.25, 0.5, 0.75, 0.35]
     for run in artefact["runs"]:
         report = json.loads((folder / "runs" / run["label"] / "report.json").read_text())
         assert run["losses"] == {name: value["final"]["loss"] for name, value in report["sets"].items()}

@@ -13,7 +13,7 @@ from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import words
 from science import figures
 from science.arms import Arm
-from science.claims import Above, Below, Claim
+from science.claims import AFTERWARDS, Above, Below, Claim
 from science.corpora import GENERAL, GERMAN
 from science.finding import Finding, Measured, Results, Table
 from science.findings import experience, replay, weights
@@ -54,7 +54,8 @@ CLAIMS = (
     ),
     Claim(
         "weighted",
-        f"Weighing down the rows of low loss (LinUpper) costs less than {MARGIN} nats per token on the new text.",
+        f"{AFTERWARDS}Weighing down the rows of low loss (LinUpper) costs less than {MARGIN} nats per token on the new "
+        "text.",
         "2502.06733: LinUpper is at least as good as uniform weights",
         Below(MARGIN),
         "at least as good",

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from rewarm_bench.effects import Estimate
 from rewarm_bench.pages import percent, words
 from science.arms import Arm
-from science.claims import Above, Below, Claim, Within
+from science.claims import AFTERWARDS, Above, Below, Claim, Within
 from science.corpora import GENERAL, GERMAN
 from science.figures import COLOURS
 from science.finding import Finding, Measured, Results, Table
@@ -137,7 +137,6 @@ def _panel(axes: Axes, results: Results, name: str) -> None:
     axes.set(xlabel="replay ratio", ylabel="nats per token", title=f"{name}: measured (o), predicted (x)")
 
 
-AFTERWARDS = "(Put like this after the run.) "
 FINDING = Finding("study", "Mixture study", claims(CMR, AFTERWARDS), partial(arms, ratios=WITH_ZERO), measure)
 INSIDE = Finding(
     "study-inside",

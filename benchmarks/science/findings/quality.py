@@ -37,7 +37,7 @@ CLAIMS = (
     Claim(
         "order",
         "At a constant rate, ascending quality ends with a lower loss on clean text than the same rows shuffled.",
-        f"{ORDERED}, abstract and [S5]",
+        f"{ORDERED}, abstract and a second-hand account",
         Below(),
         "1.5B, Core4: 47.02 against 45.29 with averaged weights",
     ),

@@ -182,4 +182,4 @@ def test_what_the_schema_of_a_study_refuses_and_what_the_operator_does(place: Pl
         assert place.api.get(place.runs)["items"] == []
         place.edit(path, {"spec": {"template": {"spec": {"training": {"globalBatchTokens": 524288}}}}})
         place.api.wait(path, lambda s: condition(s, "SpecValid")[0] == "True", within_s=180)
-        place.api.wait(f"{place.runs}/pubmed-mix-r0-t500000000", lambda run: run is not None, within_s=180)
+        place.api.wait(f"{place.runs}/pubmed-mix-r0-02-t500000000", lambda run: run is not None, within_s=180)

@@ -16,7 +16,7 @@ from rewarm_operator.queue import Again
 from rewarm_operator.resources import CONFIG_MAP, RUN, STUDY
 from rewarm_operator.settings import Settings
 
-FIRST = "pubmed-mix-r0-t500000000"
+FIRST = "pubmed-mix-r0-02-t500000000"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_run_is_a_valid_manifest_with_one_owner_and_no_label_of_the_studys(wor
         }
     ]  # fmt: skip
     assert validate(run, local=False).problems == ()
-    assert run["spec"]["replay"]["ratio"] == 0
+    assert run["spec"]["replay"]["ratio"] == 0.02
     assert run["spec"]["checkpoints"] == {"keep": 1}
     assert run["spec"]["tracking"]["experiment"] == "pubmed-mix"
 
@@ -70,7 +70,7 @@ def test_each_model_has_a_first_run_of_its_own():
     models = "[{name: a, baseModel: {s3: {uri: s3://m/a/}}}, {name: b, baseModel: {s3: {uri: s3://m/b/}}}]"
     world = StudyWorld(spec__template__spec__baseModel="null", spec__grid__models=models)
     world.settle()
-    assert world.names("ContinualRun") == ["pubmed-mix-a-r0-t500000000", "pubmed-mix-b-r0-t500000000"]
+    assert world.names("ContinualRun") == ["pubmed-mix-a-r0-02-t500000000", "pubmed-mix-b-r0-02-t500000000"]
 
 
 def test_parallelism_may_change_at_any_time(world):
@@ -92,7 +92,7 @@ def test_parallelism_may_change_at_any_time(world):
 def test_the_grid_may_grow(world):
     world.settle()
     world.tell(FIRST, "DataReady", "True")
-    world.edit("spec.grid.replayRatios", "[0, 0.05, 0.125, 0.25, 0.5, 0.75, 0.9]")
+    world.edit("spec.grid.replayRatios", "[0.02, 0.05, 0.125, 0.25, 0.5, 0.75, 0.9]")
     world.settle()
     assert world.status["runs"]["total"] == 9
     assert world.told_of("SpecValid") == ("True", "Valid")
@@ -321,7 +321,8 @@ def test_last_words_that_nobody_read_are_asked_for_again(fitted):
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("spec.tolerance", "5%"), ("spec.grid.replayRatios", "[0, 0.05, 0.125, 0.25, 0.5, 0.75, 0.9]")]
+    ("path", "value"),
+    [("spec.tolerance", "5%"), ("spec.grid.replayRatios", "[0.02, 0.05, 0.125, 0.25, 0.5, 0.75, 0.9]")],
 )
 def test_an_edit_while_it_fits_is_fitted_anew(fitted, path, value):
     first = fitted.there("Job", "pubmed-mix-fit")["metadata"]["uid"]
