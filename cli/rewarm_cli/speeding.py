@@ -11,6 +11,7 @@ from typing import Any
 from rewarm_api.snapshot import BaseModelSource, Plan, Snapshot
 from rewarm_trainer import machine, techniques
 from rewarm_trainer.experiment import needs_whole
+from rewarm_trainer.micro_batch import micro_batch_rows
 from rewarm_trainer.techniques import Machine, Switches, Work
 
 GPU_NODE = "a node with GPUs"
@@ -53,7 +54,7 @@ def technique_facts(
 ) -> dict[str, Any]:
     """Every technique, whether it is on, why, and what switches it."""
     training = snapshot.training
-    rows = training.micro_batch_rows or max(1, min(plan.rows_per_step, 8192 // training.sequence_length))
+    rows = micro_batch_rows(training.micro_batch_rows, plan.rows_per_step, training.sequence_length)
     work = Work(
         parameters,
         plan.tokens,

@@ -63,7 +63,10 @@ def label_gradient(logits: Tensor, labels: Tensor, weights: Tensor, nats: Tensor
 
 
 def add_product(gradient: Tensor, logits: Tensor, hidden: Tensor) -> None:
-    """gradient += logits^T hidden, a part of the vocabulary at a time: the product is never there as a whole."""
+    """gradient += logits^T hidden, a part of the vocabulary at a time: the product is never there as a whole.
+
+    `gradient` is in FP32 whatever the weights are in: in BF16 it would be rounded once a chunk.
+    """
     for part, columns in zip(gradient.chunk(HEAD_PARTS), logits.chunk(HEAD_PARTS, dim=1), strict=True):
         part += columns.t() @ hidden
 
@@ -97,10 +100,10 @@ class _WeightedNats(torch.autograd.Function):
                     del matrix
                 if wants_head:
                     if head_gradient is None:
-                        head_gradient = torch.zeros_like(head)
+                        head_gradient = torch.zeros_like(head, dtype=torch.float32)
                     add_product(head_gradient, logits, narrow[some])
         ctx.save_for_backward(hidden_gradient, head_gradient)
-        ctx.hidden_type = hidden.dtype
+        ctx.hidden_type, ctx.head_type = hidden.dtype, head.dtype
         ctx.mark_non_differentiable(nats)
         return (nats * weights).sum(), nats
 
@@ -111,7 +114,7 @@ class _WeightedNats(torch.autograd.Function):
             hidden = hidden.to(ctx.hidden_type) * scale
         if head is not None:
             # Its own storage, used once: nothing of the head's size is made again.
-            head = head.mul_(scale)
+            head = head.mul_(scale).to(ctx.head_type)
         return hidden, head, None, None, None
 
 

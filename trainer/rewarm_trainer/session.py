@@ -36,12 +36,13 @@ from rewarm_trainer.keeper import Keeper, load_optimizer, load_weights, paramete
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
+from rewarm_trainer.micro_batch import CPU_TOKENS, Shape, micro_batch_rows, tokens_that_fit
 from rewarm_trainer.peers import Peers
 from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.sample_weights import Weighting
 from rewarm_trainer.state import TrainState
 from rewarm_trainer.tensor_files import StoredTensors, parts_of
-from rewarm_trainer.update import Updater, micro_batch_rows
+from rewarm_trainer.update import Updater
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -137,7 +138,7 @@ class Session:
         parameters = self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         device = self.accelerator.device
         self.micro_rows = micro_batch_rows(
-            training.micro_batch_rows, rows // self.world, training.sequence_length, run.pins.vocabulary, device
+            training.micro_batch_rows, rows // self.world, training.sequence_length, self._tokens_at_a_time(device)
         )
         models.checkpoint_activations(self.model, training.activation_checkpointing)
         self._choose_techniques(parameters)
@@ -151,6 +152,14 @@ class Session:
             self.optimizer = prepared.optimizer
         self.module.train()
         self.method = self._method()
+
+    def _tokens_at_a_time(self, device: torch.device) -> int:
+        if device.type != "cuda":
+            return CPU_TOKENS
+        free, _ = torch.cuda.mem_get_info(device)
+        shape = Shape.of(self.model.config.to_dict(), self.parameters, self.run.pins.vocabulary)
+        recomputed = self.run.snapshot.training.activation_checkpointing
+        return tokens_that_fit(free, shape, processes=self.world, recomputed=recomputed)
 
     def _choose_techniques(self, parameters: int) -> None:
         """What makes a step fast on this device; `rewarm plan` shows the same choices."""

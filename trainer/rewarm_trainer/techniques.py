@@ -5,14 +5,17 @@ Every one that changes how a number is rounded stands in the run's record; bench
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from rewarm_api.errors import ManifestError, Problem
+from rewarm_trainer.micro_batch import STATE_BYTES
 
 COMPILE_WORTH_FLOPS = 3e12
 """About a minute of eager BF16 training on two cores; compiling costs a third of that."""
-STATE_BYTES = 16
-"""Of a parameter in FP32: weight, gradient and AdamW's two moments, 4 bytes each."""
 PLAIN_ATTENTION_LIMIT = 1 << 23
 """rows x length x length up to which plain attention beats the CPU's own BF16 kernel, whose backward pass is slow."""
+CHOICES = ("on", "off", "auto")
 CHUNKED_VOCABULARY = 24_000
 """From this vocabulary on the logits cost more than they are worth (benchmarks/speed, row `vocabulary`)."""
 
@@ -57,13 +60,16 @@ class Switches:
     parallelism: str = "Auto"
 
     @staticmethod
-    def read(precision: str | None, environment: dict[str, str], parallelism: str = "Auto") -> Switches:
-        return Switches(
-            precision,
-            environment.get("REWARM_COMPILE", "auto"),
-            environment.get("REWARM_CHUNKED_LOSS", "auto"),
-            parallelism,
-        )
+    def read(precision: str | None, environment: Mapping[str, str], parallelism: str = "Auto") -> Switches:
+        """ManifestError (64) for a word that a variable does not know."""
+
+        def choice(name: str) -> str:
+            found = environment.get(name, "") or "auto"
+            if found not in CHOICES:
+                raise ManifestError(Problem(name, found, " | ".join(CHOICES), "take one of these, or unset it"))
+            return found
+
+        return Switches(precision, choice("REWARM_COMPILE"), choice("REWARM_CHUNKED_LOSS"), parallelism)
 
 
 @dataclass(frozen=True)

@@ -16,43 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rewarm_api.errors import ManifestError, Problem
 from rewarm_trainer.batches import Batch
 from rewarm_trainer.sample_weights import Weighting, row_weights
 from rewarm_trainer.sharding import is_sharded, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_CPU_MICRO_BATCH_TOKENS = 8192  # larger ones leave the caches of a CPU and gain nothing
-
-
-def auto_micro_batch_rows(rows: int, sequence_length: int, vocabulary: int, device: torch.device) -> int:
-    """The largest divisor of a rank's `rows` whose activations and logits are sure to fit."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        limit = max(1, int(free * 0.4 / (12.0 * vocabulary + 60_000.0)))
-    else:
-        limit = _CPU_MICRO_BATCH_TOKENS
-    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size * sequence_length <= limit]
-    return max(fitting, default=1)
-
-
-def micro_batch_rows(asked: int | None, rows: int, sequence_length: int, vocabulary: int, device: torch.device) -> int:
-    """As asked, or by device. Rows of a rank that it does not divide are refused: every micro-batch has one shape."""
-    if asked is None:
-        return auto_micro_batch_rows(rows, sequence_length, vocabulary, device)
-    if rows % asked:
-        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
-        raise ManifestError(
-            Problem(
-                "spec.training.microBatchRows",
-                str(asked),
-                f"a divisor of the {rows} rows that each process trains on in a step: {divisors}",
-                "take one of these, or Auto",
-            )
-        )
-    return asked
 
 
 def reseed(seed: int, step: int, rank: int) -> None:
@@ -65,12 +34,11 @@ def reseed(seed: int, step: int, rank: int) -> None:
 class Outcome:
     """What an update leaves behind, still on the device until somebody reads it.
 
-    numbers: [summed nats, gradient norm, stop requests, commit requests]; source_nats, source_labels: per source;
-    row_nats: of this rank's rows of the plan.
+    numbers: [summed nats, gradient norm, stop requests, commit requests, scored labels]; source_nats, source_labels:
+    per source; row_nats: of this rank's rows of the plan.
     """
 
     step: int
-    labels: Tensor | float
     numbers: Tensor
     learning_rate: float
     source_nats: Tensor | None = None
@@ -81,8 +49,8 @@ class Outcome:
     def read(self) -> Numbers:
         if self.copied is not None:
             self.copied.synchronize()
-        nats, norm, stop, commit = self.numbers.tolist()
-        return Numbers(nats / float(self.labels), norm, stop > 0, commit > 0)
+        nats, norm, stop, commit, labels = self.numbers.tolist()
+        return Numbers(nats / max(1.0, labels), norm, stop > 0, commit > 0)
 
     def losses(self, names: Mapping[str, int]) -> dict[str, float]:
         """Mean loss by source, for sources that had a scored label in this step."""
@@ -156,14 +124,14 @@ class Updater:
         self._optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        requests = torch.tensor([float(stop), float(commit)], device=self._device)
-        numbers = torch.cat([torch.stack([nats, norm / self._world]), requests])
+        known = self._moved(np.array([stop, commit, batch.valid], np.float32))
+        numbers = torch.cat([torch.stack([nats, norm / self._world]), known])
         if self._world > 1:
             for tensor in (numbers, source_nats, source_labels):
                 if tensor is not None:
                     torch.distributed.all_reduce(tensor)
         used = float(self._optimizer.param_groups[0]["lr"])
-        return self._copy(Outcome(step, labels, numbers, used, source_nats, source_labels, row_nats))
+        return self._copy(Outcome(step, numbers, used, source_nats, source_labels, row_nats))
 
     def broken_rows(self, outcome: Outcome) -> list[int]:
         """Which rows of the global batch had a loss that is not finite. Every rank asks; it waits for the device."""
@@ -179,7 +147,7 @@ class Updater:
         # A batch of nothing but document ends has no label; its gradient is zero, not undefined.
         if self._world == 1:
             return float(max(1, batch.valid))
-        total = torch.tensor(float(batch.valid), device=self._device)
+        total = self._moved(np.array(batch.valid, np.float32))
         torch.distributed.all_reduce(total)
         return total.clamp(min=1.0)
 
@@ -211,7 +179,7 @@ class Updater:
         return int(batch.inputs.size) * self._world
 
     def _labels_of_rows(self, batch: Batch) -> Tensor:
-        return torch.from_numpy(batch.scored).float().to(self._device)
+        return self._moved(batch.scored.astype(np.float32))
 
     def _backward(
         self, batch: Batch, labels: Tensor | float, by_source: bool, weights: Tensor | None = None
@@ -234,7 +202,7 @@ class Updater:
             row_nats = token_nats.detach().sum(1)
             nats.append(row_nats)
             if source_nats is not None and source_labels is not None:
-                owners = torch.from_numpy(part.sources).to(self._device)
+                owners = self._moved(part.sources)
                 source_nats.index_add_(0, owners, row_nats)
                 source_labels.index_add_(0, owners, self._labels_of_rows(part))
         return torch.cat(nats), source_nats, source_labels
@@ -246,13 +214,15 @@ class Updater:
         return self._accelerator.no_sync(self._module)
 
     def _tensors(self, part: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        def move(array: np.ndarray) -> Tensor:
-            tensor = torch.from_numpy(array)
-            if self._device.type == "cuda":
-                return tensor.pin_memory().to(self._device, non_blocking=True)
-            return tensor
+        positions = None if part.positions is None else self._moved(part.positions)
+        return self._moved(part.inputs), self._moved(part.labels), positions
 
-        return move(part.inputs), move(part.labels), None if part.positions is None else move(part.positions)
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """On the device, without waiting for it: what is not pinned would be copied while the host stands still."""
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
 
     def _clip_gradients(self) -> Tensor:
         """The global gradient norm; gradients are scaled down to `clip` where it is larger (0: never)."""
@@ -264,7 +234,7 @@ class Updater:
 
     def _copy(self, outcome: Outcome) -> Outcome:
         if self._device.type == "cuda":
-            pinned = torch.empty(4, dtype=outcome.numbers.dtype, pin_memory=True)
+            pinned = torch.empty(len(outcome.numbers), dtype=outcome.numbers.dtype, pin_memory=True)
             pinned.copy_(outcome.numbers, non_blocking=True)
             outcome.numbers = pinned
             outcome.copied = torch.cuda.Event()

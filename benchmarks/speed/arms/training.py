@@ -22,9 +22,10 @@ from rewarm_api.snapshot import Optimizer
 from rewarm_trainer import techniques
 from rewarm_trainer.batches import Loader, document_positions
 from rewarm_trainer.memory import keep_freed_memory
+from rewarm_trainer.micro_batch import micro_batch_rows
 from rewarm_trainer.model import TokenLosses, build_optimizer, machine_of, scratch_model
 from rewarm_trainer.order import Order, Phase
-from rewarm_trainer.update import Updater, micro_batch_rows
+from rewarm_trainer.update import Updater
 from speed.work import BETAS, CLIP, DECAY, EOS, EPSILON, RATE, Text, Work
 
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ class Rewarm:
             keep_freed_memory()
             os.environ["ACCELERATE_USE_CPU"] = "true"
         accelerator = Accelerator(cpu=is_cpu, mixed_precision="bf16" if bf16 else "no")
-        rows = micro_batch_rows(micro_rows, work.rows, work.length, work.vocabulary, accelerator.device)
+        rows = micro_batch_rows(micro_rows, work.rows, work.length)
         losses = self._losses = TokenLosses(model_of(work))
         losses.model.set_attn_implementation(attention_of(work, rows, bf16, compiled, accelerator.device))  # type: ignore[operator]
         wanted, _ = techniques.chunked_loss(

@@ -54,6 +54,27 @@ def test_bf16_compute_rounds_as_the_plain_way_does() -> None:
         assert (together[2][name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-6, name
 
 
+def test_many_chunks_in_bf16_weights_round_the_heads_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharded training holds the head in BF16: chunk after chunk must not round what is there already."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(1, 512, 32).bfloat16(), nn.Linear(32, VOCABULARY, bias=False).bfloat16()
+    labels, weights = torch.randint(0, VOCABULARY, (1, 512)), torch.ones(1, 512)
+
+    def gradient(chunk: int) -> torch.Tensor:
+        monkeypatch.setattr(chunked_loss, "CHUNK_LOGITS", chunk)
+        head.zero_grad()
+        chunked_loss.ChunkedLoss(head, compiled=False).weighted(hidden, labels, weights)[0].backward()
+        assert head.weight.grad is not None
+        return head.weight.grad.float()
+
+    logits = nn.functional.linear(hidden.float(), head.weight.float()).detach().requires_grad_()
+    nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
+    assert logits.grad is not None
+    exact = logits.grad.flatten(0, 1).t() @ hidden.float().flatten(0, 1)
+    one, many = ((gradient(chunk) - exact).norm() / exact.norm() for chunk in (1 << 27, 2 * VOCABULARY))
+    assert many < 1.5 * one
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
     model = tiny()
     model.get_output_embeddings().weight.requires_grad_(False)

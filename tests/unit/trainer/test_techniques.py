@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rewarm_api.errors import ManifestError
 from rewarm_trainer import machine, model, techniques
 from rewarm_trainer.techniques import Machine, Switches, Work
 
@@ -96,6 +97,12 @@ def test_switches_come_from_manifest_and_environment() -> None:
     read = Switches.read("FP32", {"REWARM_COMPILE": "off", "REWARM_CHUNKED_LOSS": "on"})
     assert read == Switches("FP32", "off", "on")
     assert Switches.read(None, {}) == Switches()
+
+
+def test_a_switch_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"REWARM_COMPILE.*found '?0'?.*on \| off \| auto"):
+        Switches.read(None, {"REWARM_COMPILE": "0"})
+    assert Switches.read(None, {"REWARM_COMPILE": ""}) == Switches(), "empty is unset"
 
 
 def test_this_machine_is_found_without_torch_as_torch_finds_it() -> None:

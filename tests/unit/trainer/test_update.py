@@ -7,10 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny_models import LENGTH, SETTINGS, VOCABULARY, Trainer, batch_of, random_rows, tiny
+from tiny_models import LENGTH, SETTINGS, Trainer, batch_of, random_rows, tiny
 
-from rewarm_api.errors import ManifestError
-from rewarm_trainer.update import auto_micro_batch_rows, micro_batch_rows, reseed
+from rewarm_trainer.update import reseed
 
 POISON = 13
 CPU = torch.device("cpu")
@@ -180,14 +179,3 @@ def test_dropout_repeats_in_a_repeated_step() -> None:
 
     first, second, again = losses([0, 1, 0])
     assert first == again != second
-
-
-def test_micro_batches_divide_a_ranks_rows() -> None:
-    assert micro_batch_rows(4, 12, 32, VOCABULARY, CPU) == 4
-    assert auto_micro_batch_rows(12, 2048, VOCABULARY, CPU) == 4
-    assert auto_micro_batch_rows(7, 100_000, VOCABULARY, CPU) == 1
-    with pytest.raises(ManifestError) as caught:
-        micro_batch_rows(5, 12, 32, VOCABULARY, CPU)
-    (problem,) = caught.value.problems
-    assert (problem.field, problem.found) == ("spec.training.microBatchRows", "5")
-    assert "[1, 2, 3, 4, 6, 12]" in problem.expected
