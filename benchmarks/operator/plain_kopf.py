@@ -18,11 +18,14 @@ import kubernetes
 GROUP = ("rewarm.dev", "v1alpha1", "continualruns")
 RUN = "rewarm.dev/run"
 ROLE = "rewarm.dev/role"
+CLIENT: list[kubernetes.client.ApiClient] = []
 
 
 @kopf.on.startup()
 def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     kubernetes.config.load_kube_config()
+    # One for all handlers: a client of its own in each would open a connection at every call.
+    CLIENT.append(kubernetes.client.ApiClient())
     # More than kopf's default of threads; the client's own pool follows.
     settings.execution.max_workers = 16
     settings.posting.enabled = False
@@ -37,7 +40,7 @@ def job(run: str, name: str, role: str) -> dict[str, Any]:
 
 
 def status(namespace: str, name: str, **values: Any) -> None:
-    kubernetes.client.CustomObjectsApi().patch_namespaced_custom_object_status(
+    kubernetes.client.CustomObjectsApi(CLIENT[0]).patch_namespaced_custom_object_status(
         GROUP[0], GROUP[1], namespace, GROUP[2], name, {"status": values}
     )
 
@@ -48,7 +51,7 @@ def created(spec: kopf.Spec, name: str, namespace: str, **_: Any) -> None:
     config = {"metadata": {"name": name}, "data": {"snapshot.json": str(dict(spec))}}
     children = [service, config, job(name, f"{name}-prepare", "prepare")]
     kopf.adopt(children)
-    core, batch = kubernetes.client.CoreV1Api(), kubernetes.client.BatchV1Api()
+    core, batch = kubernetes.client.CoreV1Api(CLIENT[0]), kubernetes.client.BatchV1Api(CLIENT[0])
     core.create_namespaced_service(namespace, children[0])
     core.create_namespaced_config_map(namespace, children[1])
     batch.create_namespaced_job(namespace, children[2])
@@ -60,7 +63,7 @@ def prepared(labels: kopf.Labels, namespace: str, meta: kopf.Meta, **_: Any) -> 
     run = labels[RUN]
     attempt = job(run, f"{run}-a1", "trainer")
     attempt["metadata"]["ownerReferences"] = meta["ownerReferences"]
-    kubernetes.client.BatchV1Api().create_namespaced_job(namespace, attempt)
+    kubernetes.client.BatchV1Api(CLIENT[0]).create_namespaced_job(namespace, attempt)
     status(namespace, run, summary="Starting")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rewarm_bench.pages import table
 from speed.result import MET, MISSED, UNMEASURED, Result
@@ -37,7 +37,8 @@ def section(result: Result) -> str:
     parts += [""] if result.notes else []
     told = ", ".join([f"{name} {version}" for name, version in sorted(result.versions.items())])
     command = f"make bench NAME={result.name}" + ("" if result.size == "standard" else f" SIZE={result.size}")
-    parts.append(f"`{command}`, {result.seconds:.0f} s. {told}.")
+    code = f" at {result.commit}" if result.commit else ", of code whose commit was not kept"
+    parts.append(f"`{command}`, {result.seconds:.0f} s{code}. {told}.")
     return "\n".join(parts)
 
 
@@ -50,10 +51,11 @@ def page(results: Sequence[Result]) -> str:
     return "\n\n".join(parts)
 
 
-def marked(results: Sequence[Result]) -> str:
-    """The same bars for a terminal: a line each."""
+def marked(results: Sequence[Result], earlier: Collection[str] = ()) -> str:
+    """The same bars for a terminal: a line each. `earlier`: rows that were not measured now."""
     lines = [
         f"{MARKS[bar.state]} {result.name:12} {bar.what}: {bar.measured or '–'} (bar {bar.bound}) {bar.mark}"
+        + (", measured earlier" if result.name in earlier and bar.measured else "")
         for result in results
         for bar in result.bars
     ]

@@ -61,6 +61,11 @@ class Done:
     report: dict[str, Any]
 
     @property
+    def model_seconds(self) -> float:
+        """What the load of the model took, by the run's own clock."""
+        return float(next(record["model_seconds"] for record in self.log if "model_seconds" in record))
+
+    @property
     def steps(self) -> list[dict[str, Any]]:
         return [record for record in self.log if "loss" in record and "learning_rate" in record]
 

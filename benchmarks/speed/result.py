@@ -81,7 +81,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the bench. `size`: smoke, standard or full; `seconds`: what measuring took."""
+    """One row of the bench. `size`: smoke, standard or full; `seconds`: what measuring took; `commit`: of the code."""
 
     name: str
     title: str
@@ -92,6 +92,7 @@ class Result:
     seconds: float = 0.0
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

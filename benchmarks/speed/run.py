@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
 import traceback
@@ -64,6 +65,12 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {model}{precision}"
 
 
+def commit() -> str:
+    """Of the code that is measured, `+` where files differ from it."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+
+
 def own_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "rewarm")}
 
@@ -82,6 +89,7 @@ def measure(name: str, size: str, workdir: Path) -> Result:
         found,
         seconds=time.monotonic() - began,
         machine=machine(),
+        commit=commit(),
         versions={**own_versions(), **found.versions},
     )
     print(page.marked([result]), flush=True)
@@ -103,19 +111,20 @@ def skipped(name: str, size: str) -> Result:
     return Result(name, name, (), (Bar.missing("all of it", 0.0, reason),), (), size)
 
 
-def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> list[Result]:
-    """The rows named; without names all that begin in time, of the others what was measured last."""
-    began, results = time.monotonic(), []
+def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> tuple[list[Result], set[str]]:
+    """The rows named; without names all that begin in time, of the others what was measured last (named beside)."""
+    began, results, old = time.monotonic(), [], set()
     for name in names or ROWS:
         late = not names and size == "standard" and time.monotonic() - began > LAST_START_SECONDS
         if late:
             earlier = {result.name: result for result in kept(RESULTS) if result.machine == machine()}
             results.append(earlier.get(name) or skipped(name, size))
+            old.add(name)
             continue
         results.append(measure(name, size, workdir))
         if write:
             keep(results[-1], RESULTS)
-    return results
+    return results, old
 
 
 def kept(stored: Path) -> list[Result]:
@@ -137,8 +146,10 @@ def main() -> int:
         print(f"error: {unknown[0]} is no row of the bench, expected one of {', '.join(ROWS)}", file=sys.stderr)
         return 64
     workdir = options.workdir.absolute()
-    measured = measure_all(options.names, options.size, workdir, options.write)
-    print("\n" + page.marked(measured))
+    # What Python compiled is kept, for peers as for us: a user compiles once, not at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    measured, earlier = measure_all(options.names, options.size, workdir, options.write)
+    print("\n" + page.marked(measured, earlier))
     if options.write:
         if options.size == "smoke":
             print("smoke results are not written", file=sys.stderr)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rewarm_trainer.order import Draw, Order
 
 IGNORED = -100
-_AHEAD = 1 << 20
+AHEAD = 1 << 20
 """Tokens to be read at once: small batches are read several at a time, as a call costs more than a row."""
 
 
@@ -173,7 +173,7 @@ class Loader:
             self._read, self._ahead = self._ahead.result(), None
         batch, self._next = self._read.popleft(), step + 1
         if not self._read:
-            self._ahead = self._worker.submit(self._load, order, step + 1, max(1, _AHEAD // batch.inputs.size))
+            self._ahead = self._worker.submit(self._load, order, step + 1, max(1, AHEAD // batch.inputs.size))
         return batch
 
     def close(self) -> None:

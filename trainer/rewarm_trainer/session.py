@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -129,7 +130,9 @@ class Session:
         rows = run.plan.rows_per_step
         if problem := processes_problem(run.snapshot, self.world):
             raise problem
+        began = time.perf_counter()
         self.model = self._fresh_model()
+        self.model_seconds = time.perf_counter() - began
         models.check_vocabulary(self.model, self._largest_id(), str(run.work.corpora))
         models.check_positions(self.model, training.sequence_length)
         models.freeze(self.model, training.freeze)

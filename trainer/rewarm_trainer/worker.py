@@ -236,6 +236,7 @@ class Worker:
                 "pid": pid,
                 "step": self._state.step,
                 "environment": self._state.environment,
+                "model_seconds": round(self.session.model_seconds, 3),
             }
         )
         if self._listener.exporter:

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from rewarm_api.resolve import resolve
 from rewarm_api.validate import validate
 from rewarm_trainer.corpus.prepare import prepare
 from rewarm_trainer.corpus.tokenizer import TokenizerHandle, train_tokenizer
+
+
+class Weighed:
+    """The largest sum of proportional set sizes of this process and its children while it is open."""
+
+    def __init__(self) -> None:
+        self.megabytes = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._done.wait(0.1):
+            total = 0
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            self.megabytes = max(self.megabytes, total / 1e6)
+
+    def __enter__(self) -> Weighed:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
 
 
 class Preparing:
@@ -40,6 +70,12 @@ class Preparing:
         if found.run is None or found.problems:
             raise ValueError(str(found.problems))
         return resolve(found.run, uid="bench")
+
+    def prepare_and_weigh(self) -> float:
+        """`prepare`; the most memory that its processes had together (PSS, ten looks a second), in MB."""
+        with Weighed() as weighed:
+            self.prepare()
+        return weighed.megabytes
 
     def prepare(self) -> int:
         """From files to shards and sets, everything read and hashed; the tokens."""

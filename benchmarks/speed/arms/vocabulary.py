@@ -11,16 +11,19 @@ from rewarm_trainer.chunked_loss import ChunkedLoss
 
 
 class Head:
-    """Forward and backward of a head and its loss over `tokens` hidden states, BF16 compute."""
+    """Forward and backward of a head and its loss over `tokens` hidden states."""
 
-    def __init__(self, way: str, hidden: int, vocabulary: int, tokens: int) -> None:
-        """`way`: plain, chunked, or compiled (chunked, its kernel compiled)."""
+    def __init__(self, way: str, hidden: int, vocabulary: int, tokens: int, bf16: bool) -> None:
+        """`way`: plain, `plain, compiled`, chunked, or compiled (chunked, its kernel compiled)."""
         torch.manual_seed(1)
+        self._bf16 = bf16
         self._head = nn.Linear(hidden, vocabulary, bias=False)
         self._hidden = torch.randn(1, tokens, hidden)
         self._labels = torch.randint(0, vocabulary, (1, tokens))
         self._weights = torch.full((1, tokens), 1.0 / tokens)
-        self._loss = None if way == "plain" else ChunkedLoss(self._head, compiled=way == "compiled")
+        is_plain = way.startswith("plain")
+        self._loss = None if is_plain else ChunkedLoss(self._head, compiled=way == "compiled")
+        self._cross_entropy = torch.compile(_cross_entropy, dynamic=False) if "compiled" in way else _cross_entropy
 
     def run(self, steps: int) -> float:
         """The loss."""
@@ -28,7 +31,7 @@ class Head:
         for _ in range(steps):
             self._head.weight.grad = None
             hidden = self._hidden.clone().requires_grad_()
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
                 loss = self._objective(hidden)
             loss.backward()
         return float(loss)
@@ -36,5 +39,8 @@ class Head:
     def _objective(self, hidden: torch.Tensor) -> torch.Tensor:
         if self._loss is not None:
             return self._loss.weighted(hidden, self._labels, self._weights)[0]
-        logits = self._head(hidden).float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), self._labels.flatten())
+        return self._cross_entropy(self._head(hidden), self._labels)
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,4 +40,6 @@ def measure(size: str, folder: Path) -> Result:
         notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
     header = ("", "rewarm s", "lm-eval s", "rewarm nats", "lm-eval nats")
     title = f"{count} documents of at most {work['length']} tokens"
-    return Result("evaluation", "Evaluation", (Table(title, header, tuple(lines)),), tuple(bars), tuple(notes), size)
+    versions = {"lm_eval": importlib.metadata.version("lm_eval")}
+    table = Table(title, header, tuple(lines))
+    return Result("evaluation", "Evaluation", (table,), tuple(bars), tuple(notes), size, versions=versions)

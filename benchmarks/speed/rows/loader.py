@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from rewarm_trainer.batches import AHEAD
 from speed import peers
 from speed.arm import Arm, ArmError, rounds
 from speed.result import Bar, Result, Table
@@ -21,10 +22,14 @@ BOUNDS = {"torchdata nodes": 3.0, "mosaicml-streaming": 60.0}
 SPARSE = 10_000_000_000
 
 
+def lot(length: int, batch: int) -> int:
+    """Batches that our loader makes at once. A round of whole lots pays for all that it takes, and for no more."""
+    return AHEAD // (length * batch)
+
+
 def measure(size: str, folder: Path) -> Result:
     small = size == "smoke"
-    # A round is long enough for a clock of some milliseconds, and no source is through in five of them.
-    whole, length, batch, batches = (128, 32, 4, 4) if small else (65_536, 256, 16, 400)
+    whole, length, batch, batches = (128, 32, 4, 4) if small else (65_536, 256, 16, 3 * lot(256, 16))
     lines, bars, notes = [], [], []
     versions: dict[str, str] = {}
     for count in (2, 8):

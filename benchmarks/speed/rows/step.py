@@ -133,13 +133,16 @@ def measure(size: str, folder: Path) -> Result:
         if case not in here
     ]
     titan = peers.find(peers.TORCHTITAN, folder)
+    versions = {k: v for each in (peers.LITGPT, peers.OLMO) for k, v in peers.find(each, folder).versions.items()}
+    versions.pop("torch", None)
     notes.append(f"torchtitan: {titan.problem or 'installs, but has no arm here'}.")
     table = Table(
         "Tokens per second at equal precision",
         ("", *COLUMNS, "rewarm, by CPU-second", "one large product, Gflop/s", "rewarm, of it"),
         tuple(lines),
     )
-    return Result("step", "Training step", (table,), tuple(bars), tuple(dict.fromkeys(notes)), size)
+    unique = tuple(dict.fromkeys(notes))
+    return Result("step", "Training step", (table,), tuple(bars), unique, size, versions=versions)
 
 
 def defaults(size: str, folder: Path) -> Result:

@@ -5,33 +5,39 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from rewarm_trainer import machine
 from speed.arm import Arm, rounds, seconds
 from speed.result import Bar, Result, Table
-from speed.spread import Spread, ratios
+from speed.spread import Spread, fastest, ratios
 
-WAYS = ("plain", "chunked", "compiled")
+WAYS = ("plain", "plain, compiled", "chunked", "compiled")
+WEIGHED = ("plain", "chunked")
+"""Without a compiler, which lives in the process at first: these two tell what the step itself needs."""
 
 
 def measure(size: str, folder: Path) -> Result:
     lines, bars = [], []
-    hidden, tokens = (32, 64) if size == "smoke" else (512, 1024)
-    for vocabulary in (1000,) if size == "smoke" else (32_768, 131_072):
+    bf16 = machine.find().native_bf16
+    small = size == "smoke"
+    hidden = 32 if small else 512
+    # Several chunks of each: what a micro-batch of training has.
+    for vocabulary, tokens in ((1000, 64),) if small else ((32_768, 8192), (131_072, 4096)):
         with ExitStack() as stack:
-            options = {"hidden": hidden, "vocabulary": vocabulary, "tokens": tokens}
+            options = {"hidden": hidden, "vocabulary": vocabulary, "tokens": tokens, "bf16": bf16}
             arms = {
                 way: stack.enter_context(Arm("speed.arms.vocabulary", "Head", {"way": way, **options})) for way in WAYS
             }
-            # A compiler lives in the process at first: the two that have none tell what the step itself needs.
             first = {way: arm.ask("run", steps=1) for way, arm in arms.items()}
-            answers = rounds(arms, 2 if size == "smoke" else 5, "run", steps=1 if size == "smoke" else 2)
+            answers = rounds(arms, 2 if small else 3, "run", steps=1)
         times = {way: seconds(each) for way, each in answers.items()}
-        peak = {way: max(1e-3, first[way].peak_megabytes - first[way].before_megabytes) for way in WAYS[:2]}
-        label = f"{vocabulary:,} tokens of vocabulary"
-        rates = [f"{tokens * (1 if size == 'smoke' else 2) / Spread.of(times[way]).median:,.0f}" for way in WAYS]
-        lines.append((label, *rates, *(f"{peak[way]:,.0f}" for way in WAYS[:2])))
-        bars.append(Bar.on(f"{label}: chunked, compiled / plain", 1.5, ratios(times["compiled"], times["plain"])))
+        peak = {way: max(1e-3, first[way].peak_megabytes - first[way].before_megabytes) for way in WEIGHED}
+        label = f"{vocabulary:,} words, {tokens:,} tokens"
+        rates = [f"{tokens / Spread.of(times[way]).median:,.0f}" for way in WAYS]
+        lines.append((label, *rates, *(f"{peak[way]:,.0f}" for way in WEIGHED)))
+        best = fastest({way: times[way] for way in WAYS[:2]})
+        bars.append(Bar.on(f"{label}: chunked, compiled / {best}", 1.5, ratios(times["compiled"], times[best])))
         share = Spread.of([peak["chunked"] / peak["plain"]])
         bars.append(Bar.on(f"{label}: peak memory, chunked / plain", 0.5, share, at_least=False))
-    header = ("", "plain tokens/s", "chunked", "chunked, compiled", "plain peak MB", "chunked peak MB")
-    title = f"Head and loss, {tokens:,} tokens, hidden size {hidden}, bf16, forward and backward"
+    header = ("", *(f"{way}, tokens/s" for way in WAYS), *(f"{way}, peak MB" for way in WEIGHED))
+    title = f"Head and loss, hidden size {hidden}, {'bf16' if bf16 else 'fp32'}, forward and backward"
     return Result("vocabulary", "Large vocabulary", (Table(title, header, tuple(lines)),), tuple(bars), (), size)

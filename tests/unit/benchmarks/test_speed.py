@@ -70,7 +70,7 @@ def test_the_page_has_every_bar_with_its_mark_and_the_command() -> None:
     assert text.startswith("## 2 cores\n\n1 met, 1 missed, 1 not measured.")
     assert "| ✓ | loader | rewarm / peer | >= 1.1 x | 1.2 x (1.1 to 1.3) | met |" in text
     assert "missed by 20 %" in text
-    assert "`make bench NAME=loader`, 12 s" in text
+    assert "`make bench NAME=loader`, 12 s, of code whose commit was not kept" in text
     assert "`make bench NAME=loader SIZE=full`" in text
     assert "a\\|b" in text
     assert page.marked([result(MISSED_BAR)]).splitlines()[-1] == "0 met, 1 missed, 0 not measured"
@@ -134,7 +134,8 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     stored = dataclasses.replace(result(MISSED_BAR), name="three", machine=module.machine())
     module.keep(stored, tmp_path)
     module.keep(dataclasses.replace(result(MET_BAR), name="three", machine="4 cores, no such"), tmp_path)
-    found = module.measure_all([], "standard", tmp_path / "work", True)
+    found, earlier = module.measure_all([], "standard", tmp_path / "work", True)
+    assert earlier == {"two", "three"}
     assert began == ["one"]
     assert (len(list(tmp_path.glob("*/loader.json"))), (tmp_path / "4-cores-no-such").is_dir()) == (1, True), "kept"
     assert "make bench NAME=two" in found[1].bars[0].mark
