@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from rewarm_trainer import batches
 from rewarm_trainer.batches import Loader, assemble, document_positions
 from rewarm_trainer.order import Draw, Order, Phase
 
@@ -102,8 +103,9 @@ def test_two_ranks_read_what_one_reads() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_batches_read_ahead_are_those_read_alone(world: int) -> None:
-    """Through phases, jumps back and forth, and a new order."""
+def test_batches_read_ahead_are_those_read_alone(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through phases, jumps back and forth, and a new order; lots of a few batches, so that they end on the way."""
+    monkeypatch.setattr(batches, "AHEAD", 3 * 4 * 8)
     table = {"new": Table(np.arange(40 * 9).reshape(40, 9)), "old": Table(np.arange(30 * 9).reshape(30, 9) + 1000)}
 
     def order(*phases: Phase) -> Order:
