@@ -38,6 +38,13 @@ class Shape:
         return Shape(parameters, vocabulary, hidden, layers, intermediate)
 
 
+def heads_and_layers(config: Mapping[str, Any]) -> int | None:
+    """Heads of all layers together, by a configuration of transformers; None where it does not say."""
+    heads = config.get("num_attention_heads") or config.get("n_head")
+    layers = config.get("num_hidden_layers") or config.get("n_layer")
+    return heads * layers if heads and layers else None
+
+
 def token_bytes(shape: Shape, recomputed: str = "None") -> int:
     """Bytes that a token keeps until its backward pass, logits included: an upper bound for a block in BF16.
 

@@ -37,7 +37,7 @@ from rewarm_trainer.keeper import Keeper, load_optimizer, load_weights, paramete
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
-from rewarm_trainer.micro_batch import CPU_TOKENS, Shape, micro_batch_rows, tokens_that_fit
+from rewarm_trainer.micro_batch import CPU_TOKENS, Shape, heads_and_layers, micro_batch_rows, tokens_that_fit
 from rewarm_trainer.peers import Peers
 from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.sample_weights import Weighting
@@ -178,6 +178,7 @@ class Session:
             # A device is one process's; the memory of a host is for all that run on it.
             sharing=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) if machine.device == "cpu" else 1,
             needs_whole=needs_whole(self.run.snapshot),
+            scores=heads_and_layers(self.model.config.to_dict()),
         )
         self.sharded, _ = techniques.sharding(switches.parallelism, machine, work)
         self.compiled, _ = techniques.compilation(switches.compilation, machine, work)

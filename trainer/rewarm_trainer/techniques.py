@@ -15,6 +15,10 @@ COMPILE_WORTH_FLOPS = 3e12
 """About a minute of eager BF16 training on two cores; compiling costs a third of that."""
 PLAIN_ATTENTION_LIMIT = 1 << 23
 """rows x length x length up to which plain attention beats the CPU's own BF16 kernel, whose backward pass is slow."""
+SCORE_BYTES = 4
+"""Of a query and a key of one head: the score and its softmax, in BF16."""
+SCORES_SHARE = 1 / 8
+"""Of the memory that plain attention may keep until the backward pass."""
 CHOICES = ("on", "off", "auto")
 CHUNKED_VOCABULARY = 24_000
 """From this vocabulary on the logits cost more than they are worth (benchmarks/speed, row `vocabulary`)."""
@@ -38,6 +42,7 @@ class Work:
     """What of a run decides. Unknown numbers are None; a decision that needs one says so.
 
     processes: of the run, and those `sharing` one device's memory. needs_whole: the field that needs whole weights.
+    scores: heads x layers, each of which keeps its attention's scores where attention is plain.
     """
 
     parameters: int | None
@@ -48,6 +53,7 @@ class Work:
     processes: int | None = None
     sharing: int = 1
     needs_whole: str = ""
+    scores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,11 @@ def compilation(choice: str, machine: Machine, work: Work) -> tuple[bool, str]:
 
 def attention(precision: str, compiled: bool, machine: Machine, work: Work) -> str:
     """`sdpa`, but where its CPU kernel is the slow one: its BF16 backward pass costs more than the plain products,
-    which a compiled block fuses. Plain attention keeps rows x heads x S x S numbers, so only short rows take it."""
-    small = work.rows * work.length * work.length <= PLAIN_ATTENTION_LIMIT
+    which a compiled block fuses. Plain attention keeps rows x S x S numbers of every head, so only short rows take it,
+    and only where they leave most of the memory alone."""
+    pairs = work.rows * work.length * work.length
+    kept = pairs * (work.scores or 1) * SCORE_BYTES * work.sharing
+    small = pairs <= PLAIN_ATTENTION_LIMIT and (machine.memory is None or kept <= machine.memory * SCORES_SHARE)
     return "eager" if machine.device == "cpu" and precision == "BF16" and compiled and small else "sdpa"
 
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewarm_api.errors import ManifestError
-from rewarm_trainer.micro_batch import STATE_BYTES, Shape, micro_batch_rows, token_bytes, tokens_that_fit
+from rewarm_trainer.micro_batch import (
+    STATE_BYTES,
+    Shape,
+    heads_and_layers,
+    micro_batch_rows,
+    token_bytes,
+    tokens_that_fit,
+)
 
 GIBIBYTE = 1 << 30
 LLAMA = {"hidden_size": 2048, "num_hidden_layers": 20, "intermediate_size": 5632}
@@ -50,5 +57,9 @@ def test_what_fits_never_takes_more_than_there_is(gibibytes: int, recomputed: st
 def test_every_family_names_its_sizes() -> None:
     gpt2 = Shape.of({"n_embd": 768, "n_layer": 12, "n_inner": None}, 124_000_000, 50_257)
     assert (gpt2.hidden, gpt2.layers, gpt2.intermediate) == (768, 12, 3072)
+    assert heads_and_layers({"n_head": 12, "n_layer": 12}) == heads_and_layers(
+        {"num_attention_heads": 12, "num_hidden_layers": 12}
+    )
+    assert heads_and_layers({}) is None
     experts = Shape.of({**LLAMA, "num_experts_per_tok": 2}, 1, 1)
     assert experts.intermediate == 2 * BILLION.intermediate
