@@ -228,6 +228,20 @@ def write_page(path: Path, text: str) -> None:
     path.write_text(f"{head}{marks[0]}\n{text}\n{marks[1]}{tail}")
 
 
+def measure_peers(runs: int) -> dict[str, Result]:
+    """Each on a control plane of its own, as empty as ours was."""
+    from peer import measure as measure_peer
+    from plain import measure as measure_plain
+
+    found: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory(prefix="rewarm-bench-") as folder, World(Path(folder)) as world:
+        kinds = {"is_preparation": is_preparation, "is_prepared": is_prepared, "is_attempt": is_attempt}
+        found["plain kopf"] = measure_plain(world, runs, manifest, **kinds, is_finished=is_finished)
+    with tempfile.TemporaryDirectory(prefix="rewarm-bench-") as folder, World(Path(folder)) as world:
+        found["training-operator"] = measure_peer(world, runs)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
@@ -243,13 +257,8 @@ def main() -> None:
 
             world.pods_stand_still()
             peers["stored"] = measure_stored(world, operator_account(world), options.stored)
-        if options.peer:
-            from peer import measure as measure_peer
-            from plain import measure as measure_plain
-
-            kinds = {"is_preparation": is_preparation, "is_prepared": is_prepared, "is_attempt": is_attempt}
-            peers["plain kopf"] = measure_plain(world, options.runs, manifest, **kinds, is_finished=is_finished)
-            peers["training-operator"] = measure_peer(world, options.runs)
+    if options.peer:
+        peers |= measure_peers(options.runs)
     text = table(result, peers)
     machine = f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, Kubernetes 1.36.3"
     command = f"python benchmarks/operator/run.py --runs {options.runs}{' --peer' if options.peer else ''}"
