@@ -12,13 +12,17 @@ EOS, BETAS, EPSILON, DECAY, CLIP, RATE = 0, (0.9, 0.95), 1e-8, 0.1, 1.0, 3e-4
 
 @dataclass(frozen=True)
 class Work:
-    """A Llama model of `layers` blocks and rows of `length` tokens, `rows` of them a step, documents of about 200."""
+    """A Llama model of `layers` blocks and rows of `length` tokens, `rows` of them a step, documents of about 200.
+
+    head: width of an attention head; 32 as small models have it, large ones 64 or 128.
+    """
 
     hidden: int
     layers: int
     vocabulary: int
     length: int
     rows: int
+    head: int = 32
 
     @property
     def tokens(self) -> int:
@@ -26,7 +30,7 @@ class Work:
 
     @property
     def heads(self) -> int:
-        return max(1, self.hidden // 32)
+        return max(1, self.hidden // self.head)
 
     @property
     def intermediate(self) -> int:

@@ -14,7 +14,7 @@ from rewarm_trainer.techniques import Machine
 from speed import flops, page
 from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
-from speed.rows import step
+from speed.rows import gpu, step
 from speed.spread import Spread, fastest, ratios
 from speed.work import Text, Work, step_rows
 
@@ -177,6 +177,15 @@ def test_bf16_is_measured_where_the_processor_has_it(native: bool, measured: int
     here = [case for case in step.cases("full") if step.worth_measuring(case, Machine("cpu", native, True))]
     assert len(here) == measured
     assert step.worth_measuring(step.cases("smoke")[0], Machine("cpu", False, True)), "a rehearsal runs everywhere"
+
+
+@pytest.mark.slow
+def test_the_gpu_row_goes_through_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
+    found = gpu.measure("smoke", tmp_path)
+    assert [bar.state for bar in found.bars] == ["not measured", "met"]
+    assert "no stated peak is listed for cpu" in found.bars[0].mark
+    (table,) = found.tables
+    assert [row[0] for row in table.rows] == ["all", "not compiled", "logits whole"]
 
 
 def runner() -> ModuleType:
