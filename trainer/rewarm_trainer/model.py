@@ -159,12 +159,31 @@ def eager_nats(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(parts).view_as(labels)
 
 
+def document_mask(positions: Tensor) -> Tensor:
+    """Which key each query may see: those before it in its own document. [B, S] -> [B, 1, S, S], True for seen."""
+    document = (positions == 0).cumsum(-1)
+    length = positions.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
+    return (document[:, None, :, None] == document[:, None, None, :]) & causal
+
+
+def _sees_all(config: Any) -> bool:
+    """Whether every block attends to all that is before: no windows, no chunks."""
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return layers == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+
 class TokenLosses(nn.Module):
-    """A language model whose forward pass gives the loss of every label, in nats."""
+    """A language model whose forward pass gives the loss of every label, in nats.
+
+    masks_itself: whether documents are kept apart by a mask from here. The library's own asks the device whether a row
+    has several documents at all, which a GPU answers only when it has done everything before.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.masks_itself = torch.cuda.is_available() and _sees_all(model.config)
         self._token_nats: Callable[[Tensor, Tensor], Tensor] = _token_nats
         self._chunked: ChunkedLoss | None = None
 
@@ -181,8 +200,9 @@ class TokenLosses(nn.Module):
         With `weights` [B], the gradient that each row's nats will get: (sum of weights x nats to take the gradient of,
         nats without one). Known beforehand, they let head and loss go together.
         """
-        # attention_mask=None and use_cache=False: otherwise packed documents attend to each other without a word.
-        asked = {"input_ids": inputs, "position_ids": positions, "attention_mask": None, "use_cache": False}
+        mask = document_mask(positions) if self.masks_itself and positions is not None else None
+        # No mask of padding, and no cache: otherwise packed documents attend to each other without a word.
+        asked = {"input_ids": inputs, "position_ids": positions, "attention_mask": mask, "use_cache": False}
         if weights is not None and self._chunked is not None:
             hidden = self.model.base_model(**asked).last_hidden_state
             return self._chunked.weighted(hidden, labels, weights.unsqueeze(1).expand(labels.shape))

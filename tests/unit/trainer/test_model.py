@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,21 @@ def test_packed_documents_have_the_losses_of_lone_ones(kind: str) -> None:
     difference = (unmasked - lone(losses)).abs()
     assert difference[: len(DOCUMENTS[0])].max() < 1e-5, "the first document has nobody before it"
     assert difference[len(DOCUMENTS[0]) + 1 :].max() > 1e-2, "without masking the later ones see the earlier ones"
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_the_mask_from_here_is_the_librarys(kind: str) -> None:
+    """As on a GPU, which must not be asked how many documents a row has."""
+    losses, batch = TokenLosses(tiny(kind)), batch_of(random_rows(8))
+    theirs = nats(losses, batch)
+    losses.masks_itself = True
+    torch.testing.assert_close(nats(losses, batch), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_with_windows_keeps_the_librarys_mask() -> None:
+    assert model._sees_all(tiny().config)
+    assert not model._sees_all(SimpleNamespace(sliding_window=128))
+    assert not model._sees_all(SimpleNamespace(layer_types=["full_attention", "sliding_attention"]))
 
 
 def test_losses_are_nats_of_each_label_and_zero_where_ignored() -> None:
