@@ -106,8 +106,9 @@ cluster-example: ## an S3 server with real text, the chart and a run on two node
 cluster-down: ## take it down; leaves nothing behind
 	@$(CLUSTER) down
 
+# MINUTES: leave out, and say so, what would not end in this time.
 test-cluster: setup ## integration and end-to-end tests on a real cluster, with all their set-up (as root)
-	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test
+	@PYTHONPATH=tools/cluster $(BIN)/python -m rewarm_cluster test $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## remove what was made here (.venv, caches, quickstart, science, runs)
 	rm -rf .venv quickstart science speed runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

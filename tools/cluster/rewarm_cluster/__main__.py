@@ -92,7 +92,8 @@ def main() -> int:
     command.set_defaults(run=tools)
 
     command = commands.add_parser("test", help="integration and end-to-end tests, with all their set-up")
-    command.set_defaults(run=lambda _: Suite(say).run())
+    command.add_argument("--minutes", type=float, help="leave out, and say so, what would not end in this time")
+    command.set_defaults(run=lambda arguments: Suite(say, arguments.minutes).run())
 
     for name, run in (("images", images), ("example", example), ("up", up), ("down", down)):
         command = commands.add_parser(name, help=(run.__doc__ or "").rstrip("."))
