@@ -27,7 +27,7 @@ ORDERS = ("order-1", "order-2", "order-3")
 LABELS = {
     **{name: f"data order {name[-1]}" for name in ORDERS},
     "uniform": "their uniform soup",
-    "greedy": "their greedy soup",
+    "greedy": "their greedy soup (documents that did not choose it)",
     "decayed-sma": "data order 1, mean of its last five",
     "constant": "constant rate",
     "constant-sma": "constant rate, SMA of the last five",
