@@ -75,11 +75,14 @@ class _Round:
     def of(self, halves: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._known is None:
             return np.array([self._value(half) for half in halves.tolist()], dtype=np.int64)
+        # The loader's thread and the training thread may both be here. Asked before the look: that the table became
+        # whole after it says nothing of what was seen.
+        is_whole = self._is_whole
         found = self._known[halves]
-        if not self._is_whole and (found < 0).any():
+        if not is_whole and (found < 0).any():
             missing = np.unique(halves[found < 0])
             self._known[missing] = [self._value(half) for half in missing.tolist()]
-            # Looked up, not counted: the loader's thread and the training thread may both be here.
+            # Looked up, not counted, for the same reason.
             self._is_whole = bool((self._known >= 0).all())
             found = self._known[halves]
         return found

@@ -82,7 +82,7 @@ def test_an_invalid_spec_is_told_with_its_field_and_mend_and_can_be_mended():
 def test_a_place_that_neither_run_nor_chart_names_is_a_problem():
     world = World(checkpoints={})
     world.settle()
-    assert "defaults.checkpoints.uri" in world.condition("SpecValid")["message"]
+    assert "chart's value checkpoints.uri" in world.condition("SpecValid")["message"]
 
 
 def test_a_run_that_is_suspended_from_the_start_gets_a_status_and_nothing_else():

@@ -185,7 +185,7 @@ def test_what_a_replaying_run_saw_can_be_replayed_too(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"path": "nowhere"}, MissingInputError, r"nowhere: not the work folder .*correct spec\.replay\.fromRun\.path"),
+        ({"path": "nowhere"}, MissingInputError, r"spec\.replay\.fromRun\.path: .*nowhere: no such folder"),
         ({"path": "prepared"}, MissingInputError, r"prepared: no committed checkpoint; let that run finish"),
         ({"name": "first"}, ManifestError, r"spec\.replay\.fromRun: found no path, expected the work folder"),
     ],

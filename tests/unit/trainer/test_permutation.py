@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewarm_trainer.permutation import _rounds, drawn, permute, place
+from rewarm_trainer.permutation import _Round, _rounds, drawn, permute, place
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -71,6 +72,23 @@ def test_threads_that_draw_at_once_draw_what_one_draws() -> None:
             assert all((each[0] == epochs).all() and (each[1] == rows).all() for each in found)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_a_table_that_another_thread_ends_in_the_middle_of_a_look_is_looked_at_again() -> None:
+    halves = np.arange(16)
+    expected = _Round("key", 0, 4).of(halves)
+    overtaken = _Round("key", 0, 4)
+
+    class Table(np.ndarray):
+        def __getitem__(self, key: Any) -> Any:
+            found = np.asarray(self)[key].copy()
+            np.asarray(self)[:] = expected
+            overtaken._is_whole = True
+            return found
+
+    assert overtaken._known is not None
+    overtaken._known = overtaken._known.view(Table)
+    assert (overtaken.of(halves) == expected).all()
 
 
 def test_the_first_place_is_spread_over_all_rows() -> None:
