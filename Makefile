@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-# Some images set it for all: then nothing keeps what Python compiled, and each process compiles torch again (20 s more).
+# Some images set it for all: then nothing keeps what Python compiled, and each process compiles torch again.
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?=
 BIN := .venv/bin

@@ -164,15 +164,19 @@ def replayed_run_is_one(spec: Any) -> Iterator[Problem]:
         yield from exactly_one("spec.replay.fromRun", spec.replay.from_run, "name", "path")
 
 
-@rule("training.sequenceLength", "training.globalBatchTokens")
+@rule("training.sequenceLength", "training.globalBatchTokens", "training.microBatchRows")
 def batch_is_whole_rows(spec: Any) -> Iterator[Problem]:
-    yield from batch_problems(spec.training.global_batch_tokens, spec.training.sequence_length, 1)
+    yield from batch_problems(spec.training, 1)
 
 
-def batch_problems(batch: int, sequence_length: int, processes: int) -> Iterator[Problem]:
-    """The batch must be whole rows, and its rows a multiple of the number of processes (64 with both neighbours)."""
+def batch_problems(training: Any, processes: int) -> Iterator[Problem]:
+    """The batch must be whole rows, its rows a multiple of the number of processes, and what each gets whole
+    micro-batches (64 with both neighbours). `training`: of a spec or a snapshot.
+    """
+    batch, sequence_length = training.global_batch_tokens, training.sequence_length
     unit = sequence_length if batch % sequence_length or processes == 1 else sequence_length * processes
     if batch % unit == 0:
+        yield from _micro_batch_problems(training.micro_batch_rows, batch // sequence_length // processes)
         return
     expected = f"a multiple of sequenceLength {sequence_length}"
     if unit != sequence_length:
@@ -182,6 +186,17 @@ def batch_problems(batch: int, sequence_length: int, processes: int) -> Iterator
     below = batch // step * step
     nearest = f"{below} or {below + step}" if below else f"{step}"
     yield Problem("spec.training.globalBatchTokens", str(batch), expected, f"use {nearest}")
+
+
+def _micro_batch_problems(asked: Any, rows: int) -> Iterator[Problem]:
+    """Rows of a process that `asked` does not divide: every micro-batch has one shape. Auto, or None, always does."""
+    if not isinstance(asked, int) or rows % asked == 0:
+        return
+    below = next(size for size in range(min(asked, rows), 0, -1) if rows % size == 0)
+    above = next((size for size in range(asked, rows + 1) if rows % size == 0), None)
+    expected = f"a divisor of the {rows} rows that each process trains on in a step"
+    nearest = f"{below} or {above}" if above else f"{below}"
+    yield Problem("spec.training.microBatchRows", str(asked), expected, f"use {nearest}, or Auto")
 
 
 _USED = {

@@ -113,7 +113,7 @@ def _process_problems(spec: Any, broken: set[str], local: bool | None) -> Iterat
     machines = (compute and compute.nodes, compute and compute.gpus_per_node)
     if local is not False or None in fields + machines or fields[1] % fields[0]:
         return
-    yield from batch_problems(fields[1], fields[0], machines[0] * max(1, machines[1]))
+    yield from batch_problems(training, machines[0] * max(1, machines[1]))
 
 
 def without_server_fields(document: dict[str, Any]) -> dict[str, Any]:

@@ -43,12 +43,12 @@ def rises(axes: Axes, arms: Mapping[str, Runs], name: str, title: str) -> None:
 
 def plane(axes: Axes, points: Mapping[str, tuple[Estimate, Estimate]], old: str, new: str) -> None:
     """Each arm as a cross: change on the old text against change on the new one, with both intervals."""
-    for number, (colour, (label, (x, y))) in enumerate(zip(cycle(COLOURS), points.items(), strict=False)):
-        axes.errorbar(x.value, y.value, xerr=_reach(x), yerr=_reach(y), fmt="o", color=colour, markersize=4, capsize=2)
-        # Above and below in turn: neighbours in the list are often neighbours on the plane.
-        beside = (4, -9) if number % 2 else (4, 4)
-        axes.annotate(label, (x.value, y.value), xytext=beside, textcoords="offset points", fontsize=7, color=colour)
-    axes.margins(x=0.2)
+    for number, (colour, (label, (x, y))) in enumerate(zip(cycle(COLOURS), points.items(), strict=False), start=1):
+        reach, named = {"xerr": _reach(x), "yerr": _reach(y)}, f"{number} {label}"
+        axes.errorbar(x.value, y.value, **reach, fmt="o", color=colour, markersize=4, capsize=2, label=named)
+        axes.annotate(str(number), (x.value, y.value), xytext=(3, 3), textcoords="offset points", color=colour)
+    # Beside the plane: arms that end in the same place would write over each other on it.
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     axes.set(xlabel=f"change on {old} (old)", ylabel=f"change on {new} (new)", title="old against new")
 
 

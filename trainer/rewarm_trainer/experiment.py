@@ -118,6 +118,5 @@ def needs_whole(snapshot: Snapshot) -> str:
 
 def processes_problem(snapshot: Snapshot, processes: int) -> ManifestError | None:
     """Why the global batch cannot be cut into equal parts for `processes`; None if it can."""
-    training = snapshot.training
-    problem = next(batch_problems(training.global_batch_tokens, training.sequence_length, processes), None)
+    problem = next(batch_problems(snapshot.training, processes), None)
     return ManifestError(problem) if problem else None

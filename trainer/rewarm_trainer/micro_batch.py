@@ -6,43 +6,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewarm_api.errors import ManifestError, Problem
-
 CPU_TOKENS = 8192
 """Of a micro-batch on a CPU: larger ones leave its caches and gain nothing."""
 STATE_BYTES = 16
 """Of a parameter in FP32: weight, gradient and AdamW's two moments, 4 bytes each."""
 LOGIT_BYTES = 12
 """Of a token and an entry of the vocabulary: a logit in BF16, its FP32 copy, gradients of both."""
+LEAST_BYTES = 60_000
+"""Of a token in all blocks: what a model is taken for whose configuration does not tell its size."""
 USABLE = 0.8
 """Share of a device's free memory to fill: what is computed is uneven, and the allocator leaves gaps."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides how much a token keeps for the backward pass."""
+    """What of a model decides how much its tokens keep for the backward pass. heads: of all layers together."""
 
     parameters: int
     vocabulary: int
     hidden: int
     layers: int
+    heads: int
     intermediate: int
 
     @staticmethod
     def of(config: Mapping[str, Any], parameters: int, vocabulary: int) -> Shape:
-        """By a configuration of transformers; a name that a family does not use has its usual ratio."""
+        """By a configuration of transformers; what a family does not name has its usual ratio, or is 0."""
         hidden = config.get("hidden_size") or config.get("n_embd") or 0
         layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
+        heads = config.get("num_attention_heads") or config.get("n_head") or 0
         experts = config.get("num_experts_per_tok") or 1
         intermediate = (config.get("intermediate_size") or config.get("n_inner") or 4 * hidden) * experts
-        return Shape(parameters, vocabulary, hidden, layers, intermediate)
-
-
-def heads_and_layers(config: Mapping[str, Any]) -> int | None:
-    """Heads of all layers together, by a configuration of transformers; None where it does not say."""
-    heads = config.get("num_attention_heads") or config.get("n_head")
-    layers = config.get("num_hidden_layers") or config.get("n_layer")
-    return heads * layers if heads and layers else None
+        return Shape(parameters, vocabulary, hidden, layers, heads * layers, intermediate)
 
 
 def token_bytes(shape: Shape, recomputed: str = "None") -> int:
@@ -52,7 +47,7 @@ def token_bytes(shape: Shape, recomputed: str = "None") -> int:
     (2 bytes each) and both norms with their FP32 copies. `recomputed`: training.activationCheckpointing.
     """
     block = 36 * shape.hidden + 8 * shape.intermediate
-    blocks = block * shape.layers
+    blocks = max(LEAST_BYTES, block * shape.layers)
     if recomputed != "None":
         # What enters each block, and one block as a whole. Selective keeps more; half of all is more than it ever did.
         kept = 2 * shape.hidden * shape.layers + block
@@ -73,17 +68,5 @@ def tokens_that_fit(free: int, shape: Shape, *, processes: int = 1, recomputed: 
 
 def micro_batch_rows(asked: int | None, rows: int, length: int, tokens: int = CPU_TOKENS) -> int:
     """As asked, or the largest divisor of a rank's `rows` with `tokens` at most: every micro-batch has one shape."""
-    if asked is None:
-        fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size * length <= tokens]
-        return max(fitting, default=1)
-    if rows % asked:
-        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
-        raise ManifestError(
-            Problem(
-                "spec.training.microBatchRows",
-                str(asked),
-                f"a divisor of the {rows} rows that each process trains on in a step: {divisors}",
-                "take one of these, or Auto",
-            )
-        )
-    return asked
+    fitting = [size for size in range(1, rows + 1) if rows % size == 0 and size * length <= tokens]
+    return asked or max(fitting, default=1)

@@ -20,6 +20,7 @@ from rewarm_api.snapshot import Optimizer
 from rewarm_trainer import techniques
 from rewarm_trainer.chunked_loss import ChunkedLoss, plain_head
 from rewarm_trainer.machine import has_compiler, host_memory
+from rewarm_trainer.micro_batch import CPU_TOKENS, Shape, tokens_that_fit
 from rewarm_trainer.techniques import Machine
 
 IGNORED = -100
@@ -250,6 +251,20 @@ def machine_of(device: torch.device) -> Machine:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         memory = host_memory()
     return Machine(device.type, native, has_compiler(device.type), memory)
+
+
+def shape_of(model: nn.Module, vocabulary: int) -> Shape:
+    """What of a model decides how much memory its tokens take."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Shape.of(model.config.get_text_config().to_dict(), parameters, vocabulary)  # type: ignore[operator, union-attr]
+
+
+def tokens_at_a_time(shape: Shape, device: torch.device, *, processes: int, recomputed: str) -> int:
+    """Tokens of a micro-batch: what the free memory of a GPU holds, or a CPU's caches."""
+    if device.type != "cuda":
+        return CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    return tokens_that_fit(free, shape, processes=processes, recomputed=recomputed)
 
 
 def precision_for(choice: str | None, device: torch.device) -> str:

@@ -30,6 +30,7 @@ from rewarm_trainer.finish import read_report
 from rewarm_trainer.progress import Progress
 from rewarm_trainer.report import Facts, build_report
 from rewarm_trainer.signals import StopRequest
+from rewarm_trainer.techniques import Switches
 from rewarm_trainer.workdir import RunLog, WorkFolder, read_snapshot, write_snapshot
 
 
@@ -63,6 +64,7 @@ def run_local(
         return 0
     if problem := processes_problem(snapshot, processes):
         raise problem
+    Switches.read(None, os.environ)  # refused now, not after preparation
     cache = cache_folder(snapshot.cache_uri, root)
     stop = StopRequest()
     stop.install()

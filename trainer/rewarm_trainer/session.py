@@ -37,7 +37,7 @@ from rewarm_trainer.keeper import Keeper, load_optimizer, load_weights, paramete
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
 from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
-from rewarm_trainer.micro_batch import CPU_TOKENS, Shape, heads_and_layers, micro_batch_rows, tokens_that_fit
+from rewarm_trainer.micro_batch import micro_batch_rows
 from rewarm_trainer.peers import Peers
 from rewarm_trainer.prepared_run import Run
 from rewarm_trainer.sample_weights import Weighting
@@ -139,12 +139,13 @@ class Session:
         self.adapter = lora.add_adapters(self.model, training.lora, training.seed) if training.lora else None
         self.losses = models.TokenLosses(self.model)
         parameters = self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        device = self.accelerator.device
-        self.micro_rows = micro_batch_rows(
-            training.micro_batch_rows, rows // self.world, training.sequence_length, self._tokens_at_a_time(device)
-        )
-        models.checkpoint_activations(self.model, training.activation_checkpointing)
-        self._choose_techniques(parameters)
+        device, recomputed = self.accelerator.device, training.activation_checkpointing
+        shape = models.shape_of(self.model, run.pins.vocabulary)
+        tokens = models.tokens_at_a_time(shape, device, processes=self.world, recomputed=recomputed)
+        own_rows = rows // self.world
+        self.micro_rows = micro_batch_rows(training.micro_batch_rows, own_rows, training.sequence_length, tokens)
+        models.checkpoint_activations(self.model, recomputed)
+        self._choose_techniques(parameters, shape.heads)
         if self.sharded:
             # By torch itself: accelerate's FSDP2 becomes DDP on a CPU without a word.
             sharding.shard(self.losses, device, self.precision)
@@ -156,15 +157,7 @@ class Session:
         self.module.train()
         self.method = self._method()
 
-    def _tokens_at_a_time(self, device: torch.device) -> int:
-        if device.type != "cuda":
-            return CPU_TOKENS
-        free, _ = torch.cuda.mem_get_info(device)
-        shape = Shape.of(self.model.config.to_dict(), self.parameters, self.run.pins.vocabulary)
-        recomputed = self.run.snapshot.training.activation_checkpointing
-        return tokens_that_fit(free, shape, processes=self.world, recomputed=recomputed)
-
-    def _choose_techniques(self, parameters: int) -> None:
+    def _choose_techniques(self, parameters: int, heads: int) -> None:
         """What makes a step fast on this device; `rewarm plan` shows the same choices."""
         training, machine = self.run.snapshot.training, models.machine_of(self.accelerator.device)
         switches = techniques.Switches.read(training.precision, dict(os.environ), training.parallelism)
@@ -178,7 +171,7 @@ class Session:
             # A device is one process's; the memory of a host is for all that run on it.
             sharing=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) if machine.device == "cpu" else 1,
             needs_whole=needs_whole(self.run.snapshot),
-            scores=heads_and_layers(self.model.config.to_dict()),
+            heads=heads,
         )
         self.sharded, _ = techniques.sharding(switches.parallelism, machine, work)
         self.compiled, _ = techniques.compilation(switches.compilation, machine, work)

@@ -42,7 +42,7 @@ class Work:
     """What of a run decides. Unknown numbers are None; a decision that needs one says so.
 
     processes: of the run, and those `sharing` one device's memory. needs_whole: the field that needs whole weights.
-    scores: heads x layers, each of which keeps its attention's scores where attention is plain.
+    heads: of all layers together, each of which keeps its scores where attention is plain.
     """
 
     parameters: int | None
@@ -53,7 +53,7 @@ class Work:
     processes: int | None = None
     sharing: int = 1
     needs_whole: str = ""
-    scores: int | None = None
+    heads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def attention(precision: str, compiled: bool, machine: Machine, work: Work) -> s
     which a compiled block fuses. Plain attention keeps rows x S x S numbers of every head, so only short rows take it,
     and only where they leave most of the memory alone."""
     pairs = work.rows * work.length * work.length
-    kept = pairs * (work.scores or 1) * SCORE_BYTES * work.sharing
+    kept = pairs * (work.heads or 1) * SCORE_BYTES * work.sharing
     small = pairs <= PLAIN_ATTENTION_LIMIT and (machine.memory is None or kept <= machine.memory * SCORES_SHARE)
     return "eager" if machine.device == "cpu" and precision == "BF16" and compiled and small else "sdpa"
 

@@ -65,5 +65,5 @@ def measure(size: str, folder: Path) -> Result:
     bar = Bar.on(
         "time outside steps beyond the looks' forward passes", 0.05, share, unit="of the wall time", at_least=False
     )
-    note = "More looks than every 50K tokens ask for: they are denser early (docs/monitoring.md)."
+    note = "More looks than every 50K tokens ask for: they are denser early."
     return Result("end-to-end", "End to end", (Table(title, ("", "seconds"), lines),), (bar,), (note,), size)

@@ -48,6 +48,6 @@ def test_a_cluster_without_a_place_for_checkpoints_says_who_may_name_one(check):
     assert cluster_problems(run, CHART) == ()
     (problem,) = cluster_problems(run, Defaults(cache_uri="s3://cache/"))
     assert (problem.field, problem.found) == ("spec.checkpoints.uri", "nothing")
-    assert "defaults.checkpoints.uri" in problem.fix
+    assert "the chart's value checkpoints.uri" in problem.fix
     named = check(CLUSTER | {"spec.checkpoints": "{uri: s3://runs/a/}"}, local=False).run
     assert cluster_problems(named, Defaults()) == ()

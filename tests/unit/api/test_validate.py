@@ -488,11 +488,27 @@ def test_rows_must_fit_the_processes_of_the_cluster(check):
 
 def test_rows_must_fit_the_processes_of_a_local_run(check):
     training = check({}).run.spec.training
-    batch = training.global_batch_tokens, training.sequence_length
-    assert not list(batch_problems(*batch, 1))
-    assert not list(batch_problems(*batch, 16))
-    (problem,) = batch_problems(*batch, 3)
+    assert not list(batch_problems(training, 1))
+    assert not list(batch_problems(training, 16))
+    (problem,) = batch_problems(training, 3)
     assert (problem.field, problem.fix) == ("spec.training.globalBatchTokens", "use 960 or 1152")
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "expected", "fix"),
+    [
+        (3, 1, "a divisor of the 16 rows that each process trains on in a step", "use 2 or 4, or Auto"),
+        (8, 4, "a divisor of the 4 rows that each process trains on in a step", "use 4, or Auto"),
+    ],
+)
+def test_micro_batches_divide_the_rows_of_a_process(check, asked, processes, expected, fix):
+    training = check({"spec.training.microBatchRows": str(asked)}, local=True)
+    problems = training.problems if processes == 1 else batch_problems(training.run.spec.training, processes)
+    (problem,) = problems
+    assert (problem.field, problem.found) == ("spec.training.microBatchRows", str(asked))
+    assert (problem.expected, problem.fix) == (expected, fix)
+    assert check({"spec.training.microBatchRows": "4"}).valid
+    assert check({"spec.training.microBatchRows": "Auto"}).valid
 
 
 def test_all_problems_come_at_once(yaml):

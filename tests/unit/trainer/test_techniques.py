@@ -100,7 +100,7 @@ def test_switches_come_from_manifest_and_environment() -> None:
 
 
 def test_plain_attention_leaves_most_of_the_memory_alone() -> None:
-    short = replace(LONG, rows=8, length=1024, scores=32 * 22)
+    short = replace(LONG, rows=8, length=1024, heads=32 * 22)
     assert techniques.attention("BF16", True, replace(CPU, memory=256 << 30), short) == "eager"
     assert techniques.attention("BF16", True, replace(CPU, memory=128 << 30), short) == "sdpa", "22 GiB of scores"
     assert techniques.attention("BF16", True, CPU, short) == "eager", "nobody knows the memory"
