@@ -47,8 +47,8 @@ def plane(axes: Axes, points: Mapping[str, tuple[Estimate, Estimate]], old: str,
         reach, named = {"xerr": _reach(x), "yerr": _reach(y)}, f"{number} {label}"
         axes.errorbar(x.value, y.value, **reach, fmt="o", color=colour, markersize=4, capsize=2, label=named)
         axes.annotate(str(number), (x.value, y.value), xytext=(3, 3), textcoords="offset points", color=colour)
-    # Beside the plane: arms that end in the same place would write over each other on it.
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    # Below the plane: arms that end in the same place would write over each other on it.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=6, frameon=False)
     axes.set(xlabel=f"change on {old} (old)", ylabel=f"change on {new} (new)", title="old against new")
 
 
