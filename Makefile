@@ -19,7 +19,7 @@ help: ## list the targets
 setup: ## make .venv with everything, pinned by hash; again and again without harm
 	@PYTHON="$(PYTHON)" bash requirements/setup.sh
 
-quickstart: setup ## base, then continual runs without and with replay, on real text: one table (under 8 minutes, 2 cores)
+quickstart: setup ## base, then continual runs without and with replay, on real text: one table (under 8 minutes on 2 cores with BF16)
 	$(BIN)/python benchmarks/quickstart/run.py --workdir quickstart
 
 # NAME: one finding, or several; none: all. Stopped, it goes on where it was; SIZE=2M: another model.

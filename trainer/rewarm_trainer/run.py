@@ -158,6 +158,19 @@ def prepare_run(
 
         remember(work, pins, cache)
         return pins
+    return _prepare_anew(work, snapshot, root, cache, progress, pins, shared_uri)
+
+
+def _prepare_anew(
+    work: WorkFolder,
+    snapshot: Snapshot,
+    root: Path,
+    cache: Path,
+    progress: Progress,
+    pins: Pins | None,
+    shared_uri: str | None,
+) -> Pins:
+    """Tokenizes what is missing. `pins`: of an earlier preparation, whose shards are gone."""
     from rewarm_trainer.base import locate
     from rewarm_trainer.corpus.prepare import prepare
     from rewarm_trainer.corpus.tokenizer import TokenizerHandle

@@ -7,6 +7,7 @@ of code only a thin layer is built. Images travel through a pipe: no archive is 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .binaries import tools_folder
@@ -42,6 +44,14 @@ NEEDED = 30 * GIGABYTE
 
 def name(target: str) -> str:
     return f"localhost/rewarm-{target}:dev"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an image: its bytes uncompressed, and the folder of its files."""
+
+    size: int
+    files: Path
 
 
 class Builder:
@@ -82,6 +92,14 @@ class Builder:
         """Digest of the image's configuration: the name that every runtime knows it by."""
         found = self._buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", name(target))
         return "sha256:" + found.strip().removeprefix("sha256:")
+
+    def layers(self, target: str) -> list[Layer]:
+        """Of a built image, the base first."""
+        image = json.loads(self._buildah("inspect", "--type", "image", name(target)))
+        store = self.folder / "store"
+        known = {each["diff-digest"]: each for each in json.loads((store / "overlay-layers/layers.json").read_text())}
+        found = [known[digest] for digest in image["OCIv1"]["rootfs"]["diff_ids"]]
+        return [Layer(each["diff-size"], store / "overlay" / each["id"] / "diff") for each in found]
 
     def _has(self, image: str) -> bool:
         try:
