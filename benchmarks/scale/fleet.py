@@ -21,6 +21,8 @@ class Units:
     run_series: int
     process_series: int
     metrics_a_log_step: float
+    mlflow_batches_a_second: float
+    prometheus_bytes_a_series: float
     requests_a_commit: float
     requests_a_start: float
     part_bytes: int
@@ -62,6 +64,7 @@ class Load:
     mlflow_batches: float
     mlflow_metrics: float
     series: float
+    series_bytes: float
     samples: float
     s3_requests: float
 
@@ -80,6 +83,7 @@ def load_of(units: Units, fleet: Fleet) -> Load:
     pods = starts * fleet.nodes_a_run
     # Weights and two moments in FP32, in parts of large files; what is small is in the counted requests.
     parts = 12 * fleet.parameters / units.part_bytes
+    series = runs * (units.run_series + (fleet.nodes_a_run - 1) * units.process_series)
     return Load(
         runs=runs,
         heartbeats=heartbeats,
@@ -94,8 +98,9 @@ def load_of(units: Units, fleet: Fleet) -> Load:
         operator_megabytes=runs * units.operator_megabytes_a_run,
         mlflow_batches=runs / fleet.log_seconds,
         mlflow_metrics=runs * units.metrics_a_log_step / fleet.log_seconds,
-        series=runs * (units.run_series + (fleet.nodes_a_run - 1) * units.process_series),
-        samples=runs * (units.run_series + (fleet.nodes_a_run - 1) * units.process_series) / fleet.scrape_seconds,
+        series=series,
+        series_bytes=series * units.prometheus_bytes_a_series,
+        samples=series / fleet.scrape_seconds,
         s3_requests=runs * (units.requests_a_commit + parts) / (60 * fleet.checkpoint_minutes)
         + starts * (units.requests_a_start + parts),
     )

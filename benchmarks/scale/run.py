@@ -1,6 +1,7 @@
 """Write docs/scale.md: a simulated fleet on paper, from units measured now: `python benchmarks/scale/run.py [--write]`.
 
-Takes about a minute. The operator's costs are those that stand in docs/operator.md (benchmarks/operator/run.py).
+Takes about three minutes, and needs Prometheus (`make cluster-tools`). The
+operator's costs are those that stand in docs/operator.md (benchmarks/operator/run.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 # `scale` is a package beside `rewarm_bench`; this folder itself must not be searched.
 _ROOT = Path(__file__).resolve().parents[2]
-sys.path[0:1] = [str(_ROOT / part) for part in ("benchmarks", "api", "trainer", "operator", "cli")]
+sys.path[0:1] = [str(_ROOT / part) for part in ("benchmarks", "tools/cluster", "api", "trainer", "operator", "cli")]
 
 from rewarm_bench.pages import replace_in, table  # noqa: E402
 from rewarm_bench.product import ROOT  # noqa: E402
@@ -21,6 +22,7 @@ from scale.fleet import Fleet, Load, Units, load_of, shards  # noqa: E402
 
 MARKS = "<!-- scale:begin -->", "<!-- scale:end -->"
 SIZES = (1, 8, 64)
+SERVER_BYTES = 16e9
 
 WORDS: dict[str, tuple[str, str]] = {
     "heartbeat_bytes": ("bytes of a heartbeat", "a report of two sets, as rank 0 sends it"),
@@ -35,6 +37,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "run_series": ("Prometheus series of a run's first process", "counted from the exporter, two sets"),
     "process_series": ("series of each other node", "counted from the exporter"),
     "metrics_a_log_step": ("MLflow metrics of a log step, looks included", "rows of a real run's database"),
+    "mlflow_batches_a_second": (
+        "such batches a second that MLflow takes",
+        "a server of one worker over SQLite, four runs at once",
+    ),
+    "prometheus_bytes_a_series": ("bytes of memory of a series", "a Prometheus that scrapes 20, then 1,000 runs"),
     "requests_a_commit": ("S3 requests of a commit of small files, pruning included", "counted at an S3 server"),
     "requests_a_start": ("S3 requests of finding and fetching the newest", "counted at an S3 server"),
     "part_bytes": ("bytes of a large file's part, a request each", "storage.py"),
@@ -53,6 +60,7 @@ LOADS: tuple[tuple[str, Callable[[Load], str]], ...] = (
     ("MLflow batches a second", lambda load: f"{load.mlflow_batches:,.1f}"),
     ("MLflow metrics a second", lambda load: f"{load.mlflow_metrics:,.0f}"),
     ("Prometheus series", lambda load: f"{load.series:,.0f}"),
+    ("Prometheus, GB of memory", lambda load: f"{load.series_bytes / 1e9:,.1f}"),
     ("Prometheus samples a second", lambda load: f"{load.samples:,.0f}"),
     ("S3 requests a second", lambda load: f"{load.s3_requests:,.1f}"),
 )
@@ -76,13 +84,13 @@ def page(units: Units) -> str:
             ("operators, by `watch.namespaces`", "one core of Python each", *(f"{number}" for number in operators)),
             (
                 "Prometheus, by namespace",
-                "1,000,000 series each (assumed)",
-                *(f"{shards(load.series, 1e6)}" for load in loads),
+                f"{SERVER_BYTES / 1e9:g} GB of memory each (a choice), half of it for queries",
+                *(f"{shards(load.series_bytes, SERVER_BYTES / 2)}" for load in loads),
             ),
             (
                 "MLflow servers, by experiment",
-                "50 batches a second each (assumed)",
-                *(f"{shards(load.mlflow_batches, 50)}" for load in loads),
+                f"{units.mlflow_batches_a_second:,.0f} batches a second each (measured; over SQLite, one worker)",
+                *(f"{shards(load.mlflow_batches, units.mlflow_batches_a_second)}" for load in loads),
             ),
             (
                 "buckets or prefixes, by `checkpoints.uri`",
@@ -95,7 +103,8 @@ def page(units: Units) -> str:
         f"Assumed: {base.nodes:,} nodes, all training; models of {base.parameters / 1e9:g}B "
         f"parameters; a run lasts {base.run_hours:g} hours and another starts; a "
         f"checkpoint every {base.checkpoint_minutes:g} minutes; a log step every {base.log_seconds:g} s; scrapes every "
-        f"{base.scrape_seconds:g} s; {base.watchers} watchers of runs; {base.pod_events:g} events for each pod. What "
+        f"{base.scrape_seconds:g} s; {base.watchers} watchers of runs; {base.pod_events:g} events for each pod. For "
+        "the operator a heartbeat is counted as dear as a pod event: both end in one write of the status. What "
         "kubelets and the scheduler write for any pod is not counted: it is the same for whoever made the pod."
     )
     return "\n\n".join([assumed, "## What one costs", cost, "## What the fleet asks for", carried,

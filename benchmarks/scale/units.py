@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from rewarm_bench.product import ROOT
+from scale import servers
 from scale.fleet import Units
+from scale.servers import count_series
 from speed import product_runs
 from speed.rows.step import TINY
 from speed.work import Work
@@ -24,9 +26,9 @@ from speed.work import Work
 SETS, BUCKET = ("new", "old"), "runs"
 
 
-def series_of_a_run() -> tuple[int, int]:
-    """Series of a run's first process, and of the first process of each other node."""
-    from prometheus_client import CollectorRegistry, generate_latest
+def exposition_of_a_run() -> str:
+    """What a run's first process exposes in the middle of a run of two sets."""
+    from prometheus_client import generate_latest
 
     from rewarm_trainer.exporter import Exporter, ProcessExporter
 
@@ -43,15 +45,18 @@ def series_of_a_run() -> tuple[int, int]:
         exporter.evaluation(roles, dict.fromkeys(SETS, 0.0), seconds=1.0)
         exporter.checkpoint(step=1, committed_at=0.0, seconds=1.0)
         exporter.seconds(dict.fromkeys(("prepare", "baseline", "train", "evaluate", "checkpoint"), 1.0))
-        whole = count_series(generate_latest(exporter.registry).decode())
+        return generate_latest(exporter.registry).decode()
+
+
+def series_of_a_run() -> tuple[int, int]:
+    """Series of a run's first process, and of the first process of each other node."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from rewarm_trainer.exporter import ProcessExporter
+
     registry = CollectorRegistry()
     ProcessExporter(registry, 8)
-    return whole, count_series(generate_latest(registry).decode())
-
-
-def count_series(text: str) -> int:
-    """Samples of an exposition."""
-    return sum(bool(line) and not line.startswith("#") for line in text.splitlines())
+    return count_series(exposition_of_a_run()), count_series(generate_latest(registry).decode())
 
 
 def heartbeat() -> bytes:
@@ -172,7 +177,7 @@ def operator_costs(page: str) -> dict[str, float]:
 
 
 def measure() -> Units:
-    """All of them; about a minute."""
+    """All of them; about three minutes."""
     from rewarm_operator import progress
     from rewarm_operator.settings import Settings
     from rewarm_trainer import reporter
@@ -180,7 +185,7 @@ def measure() -> Units:
 
     whole, process = series_of_a_run()
     commit, start = requests_of_checkpoints()
-    told = heartbeat()
+    told, metrics = heartbeat(), metrics_of_a_log_step()
     manifest = (ROOT / "examples" / "quickstart.yaml").read_bytes()
     settings = {field.name: field.default for field in Settings.__dataclass_fields__.values()}
     return Units(
@@ -191,7 +196,9 @@ def measure() -> Units:
         status_seconds=float(settings["status_interval_seconds"]),
         run_series=whole,
         process_series=process,
-        metrics_a_log_step=metrics_of_a_log_step(),
+        metrics_a_log_step=metrics,
+        mlflow_batches_a_second=servers.mlflow_batches_a_second(round(metrics)),
+        prometheus_bytes_a_series=servers.prometheus_bytes_a_series(exposition_of_a_run()),
         requests_a_commit=commit,
         requests_a_start=start,
         part_bytes=S3Storage._transfer().multipart_chunksize,

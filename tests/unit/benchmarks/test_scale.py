@@ -12,7 +12,8 @@ from scale.fleet import Fleet, Units
 UNITS = Units(
     heartbeat_bytes=1000, object_bytes=5000, heartbeat_seconds=30.0, review_seconds=60.0, status_seconds=10.0,
     writes_until_job=7.0, start_cpu_seconds=0.02, pod_event_cpu_seconds=0.004, operator_megabytes_a_run=0.05,
-    run_series=60, process_series=2, metrics_a_log_step=8.0, requests_a_commit=20.0, requests_a_start=10.0,
+    run_series=60, process_series=2, metrics_a_log_step=8.0,
+    mlflow_batches_a_second=40.0, prometheus_bytes_a_series=5000.0, requests_a_commit=20.0, requests_a_start=10.0,
     part_bytes=12_000_000,
 )  # fmt: skip
 FLEET = Fleet(nodes=2400, nodes_a_run=8, run_hours=1.0, checkpoint_minutes=10.0, log_seconds=10.0, parameters=5e6)
@@ -28,6 +29,7 @@ def test_load_is_units_times_the_fleet() -> None:
     assert load.writes == pytest.approx(15.0 + 300 / 3600 * 7)
     assert load.watch_bytes == pytest.approx(10.0 * 5000 * 2)
     assert load.series == 300 * (60 + 7 * 2)
+    assert load.series_bytes == load.series * 5000
     assert load.mlflow_metrics == pytest.approx(240.0)
     assert load.s3_requests == pytest.approx(300 * (20 + 5) / 600 + 300 / 3600 * (10 + 5))
 
