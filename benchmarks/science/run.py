@@ -76,10 +76,11 @@ def main() -> None:
     lab = Lab(given.workdir, given.jobs)
     for name in given.names or FINDINGS:
         finding = FINDINGS[name]
-        if given.rehearse:
-            reproduce(finding, REHEARSAL, lab, rehearsal_page(given.workdir / "rehearsal" / name, finding))
-            continue
         size = given.size or finding.setting.size
+        if given.rehearse:
+            small = dataclasses.replace(REHEARSAL, size=size)
+            reproduce(finding, small, lab, rehearsal_page(given.workdir / "rehearsal" / name, finding))
+            continue
         reproduce(finding, dataclasses.replace(finding.setting, size=size), lab, ROOT / "docs")
 
 

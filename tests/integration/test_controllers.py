@@ -210,14 +210,15 @@ def test_row_weights_are_those_of_the_whole_batch_on_two_processes(world: World,
     assert [one[step][1] for step in one] == [two[step][1] for step in two]
 
 
-def test_domain_discrepancy_with_a_forgetting_budget(world: World, base: Path) -> None:
+def both_controllers(world: World, name: str) -> Path:
+    """A manifest whose weights follow what was forgotten while its ratio follows a budget."""
     texts = paragraphs()[:400]
-    for name, part in (("past-a", texts[::2]), ("past-b", texts[1::2])):
-        write_lines(world.root / "data" / f"{name}.jsonl", part)
-    olds = [{"name": name, "uri": f"data/{name}.jsonl", "license": "PSF-2.0"} for name in ("past-a", "past-b")]
-    manifest = on_base(
+    for part, documents in (("past-a", texts[::2]), ("past-b", texts[1::2])):
+        write_lines(world.root / "data" / f"{part}.jsonl", documents)
+    olds = [{"name": part, "uri": f"data/{part}.jsonl", "license": "PSF-2.0"} for part in ("past-a", "past-b")]
+    return on_base(
         world,
-        "both",
+        name,
         corpus__sources=halves(world),
         mixture={"every": "20%", "domainDiscrepancy": {"smoothing": 0.5}},
         replay={**ADAPTIVE, "sources": olds},
@@ -228,7 +229,10 @@ def test_domain_discrepancy_with_a_forgetting_budget(world: World, base: Path) -
             "lookTokens": 40000,
         },
     )
-    done = world.run(manifest, "both")
+
+
+def test_domain_discrepancy_with_a_forgetting_budget_killed_and_undisturbed(world: World, base: Path) -> None:
+    done = world.run(both_controllers(world, "both"), "both")
     assert done.code == 0, done.err
     report = world.report("both")
     reasons = {phase["reason"] for phase in report["phases"]}
@@ -238,6 +242,15 @@ def test_domain_discrepancy_with_a_forgetting_budget(world: World, base: Path) -
     for pair in (("calls", "classes"), ("past-a", "past-b")):
         assert sum(last["weights"][name] for name in pair) == pytest.approx(1, abs=1e-5)
         assert min(last["weights"][name] for name in pair) >= 0.25, "the floor of smoothing"
+    manifest = both_controllers(world, "both-killed")
+    process = world.start("run", manifest, "--workdir", world.root / "both-killed")
+    read_until(process, lambda line: "step 28/" in line)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert world.run(manifest, "both-killed").code == 0
+    assert world.report("both-killed")["phases"] == report["phases"]
+    assert losses(world, "both-killed") == losses(world, "both")
+    assert final_weights(world.root / "both-killed") == final_weights(world.root / "both")
 
 
 def checkpoint_of(world: World, workdir: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,26 @@ def test_a_residual_brings_the_form_that_was_not_trained(
     assert moved < 0 > taught["mean"]
 
 
+@pytest.mark.slow
+def test_a_soup_lies_between_its_ingredients(world: World, examples: Path, finished: dict[str, Any]) -> None:
+    run_example(world, examples, "instruct")
+    report = run_example(world, examples, "soup")
+    (made,) = report["finish"]["steps"]
+    assert made["kind"] == "soup"
+    raw, mean = (part["sets"]["trainer"]["delta"]["mean"] for part in (report["finish"]["raw"], report))
+    assert raw < mean < 0, "half of the way to a model that never saw this text"
+
+
+@pytest.mark.slow
+def test_the_better_half_of_a_scored_corpus_in_ascending_order(world: World, examples: Path) -> None:
+    made = subprocess.run([sys.executable, examples / "score.py"], capture_output=True, check=True)
+    (examples / "scored.jsonl").write_bytes(made.stdout)
+    report = run_example(world, examples, "quality")
+    assert report["sets"]["new"]["delta"]["mean"] < -0.5
+    assert not any("scending" in warning for warning in report["warnings"]), "the rate does not decay"
+
+
 def test_python_finds_the_study(world: World) -> None:
     """The command of the documents."""
-    import subprocess
-
     done = subprocess.run([sys.executable, "-m", "rewarm_api.ablation"], env=world.environment, capture_output=True)
     assert (done.returncode, done.stderr.startswith(b"usage:")) == (64, True)

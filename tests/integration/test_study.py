@@ -143,25 +143,25 @@ def test_another_template_is_refused_by_the_runs_that_exist(studied, rewarm, cha
     assert "peakLearningRate" in changed.stderr
 
 
-def _citing(folder: Path, **changes: object) -> Path:
-    study = yaml.safe_load(EXAMPLE.read_text())["spec"]["template"]["spec"]
-    for group in (study["corpus"], study["replay"]):
+@pytest.fixture(scope="module")
+def citing(here) -> Path:
+    """The example that cites the study, on the text and the base of the one that ran here."""
+    document = yaml.safe_load((ROOT / "examples" / "citing.yaml").read_text())
+    spec = document["spec"]
+    for group in (spec["corpus"], spec["replay"]):
         for source in group["sources"]:
             source["uri"] = str((EXAMPLE.parent / source["uri"]).resolve())
-    study["baseModel"] = {"run": {"path": str(folder / "studies" / "base")}}
-    study["replay"]["ratio"] = {"fromStudy": "study", "tolerance": "1%"}
-    document = {"apiVersion": "rewarm.dev/v1alpha1", "kind": "ContinualRun", "metadata": {"name": "citing"}}
-    path = folder / "citing.yaml"
-    path.write_text(yaml.safe_dump({**document, "spec": {**study, "budget": {"tokens": 20000}, **changes}}))
+    spec["baseModel"]["run"]["path"] = str(here / "studies" / "base")
+    path = here / "citing.yaml"
+    path.write_text(yaml.safe_dump(document))
     return path
 
 
 @pytest.mark.slow
-def test_a_run_takes_its_ratio_from_the_study(studied, here, rewarm):
+def test_a_run_takes_its_ratio_from_the_study(studied, citing, rewarm):
     _, artefact, _ = studied
-    manifest = _citing(here)
-    plan = json.loads(rewarm("plan", manifest, "-o", "json").stdout)
-    finished = rewarm("run", manifest, "-o", "json")
+    plan = json.loads(rewarm("plan", citing, "-o", "json").stdout)
+    finished = rewarm("run", citing, "-o", "json")
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert report["replay"]["requested"] == plan["replay_ratio"] == plan["cited"]["ratio"]
@@ -177,8 +177,8 @@ def test_a_run_takes_its_ratio_from_the_study(studied, here, rewarm):
         (f"spec.baseModel={{scratch: {{config: {SMALL}, tokenizer: {{vocabularySize: 400}}}}}}", "tokenizer"),
     ],
 )
-def test_a_law_of_something_else_is_refused(studied, here, rewarm, change, words):
-    refused = rewarm("run", _citing(here), "--workdir", here / words, "--set", change)
+def test_a_law_of_something_else_is_refused(studied, here, citing, rewarm, change, words):
+    refused = rewarm("run", citing, "--workdir", here / words, "--set", change)
     assert refused.returncode == 64, refused.stderr
     assert words in refused.stderr
 

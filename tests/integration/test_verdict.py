@@ -158,6 +158,7 @@ def test_the_report_is_the_contracts(world: World, promoted: dict[str, Any]) -> 
     assert (promoted["version"], promoted["outcome"]) == (1, "Succeeded")
     assert promoted["tokens"]["by_source"] == {"code": 5120, "general": 5120}
     assert promoted["replay"] == {"requested": 0.5, "realized": 0.5}
+    assert "document intervals do not see seed noise" in promoted["remarks"][0], "it says which interval it shows"
     assert promoted["attempts"] == [
         {"number": 1, "cause": "Completed", "first_step": 1, "last_step": 40, "tokens_recomputed": 0}
     ]

@@ -99,6 +99,12 @@ CLAIMS = (
         "expected, measured in no paper",
         Within(-0.1, 0.1),
     ),
+    Claim(
+        "state-old",
+        f"{AFTERWARDS}With the state kept the run ends with less forgetting.",
+        "found in these runs; no paper compares",
+        Below(),
+    ),
 )
 
 WARMUPS = {"warmup-0": "0", "peak-1": "1 %", "warmup-5": "5 %"}
@@ -145,6 +151,7 @@ def measure(results: Results, setting: Setting) -> Measured:
             for arm in ("same-1", "same-2")
         },
         "state-end": {"kept against reset": contrast(results["kept"], results["peak-1"], GERMAN)},
+        "state-old": {"kept against reset": contrast(results["kept"], results["peak-1"], GENERAL)},
         "state-spike": {
             "kept against reset": rise_contrast(early, results["kept"], results["peak-1"], GENERAL),
         },

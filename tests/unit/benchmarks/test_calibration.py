@@ -40,11 +40,12 @@ def test_log_normal_skew(documents: int) -> None:
     assert ours.covers > theirs.covers, "the percentile bootstrap covers less"
 
 
-def test_extreme_skew_is_where_it_falls_short() -> None:
-    """Skewness 6 and 30 documents: no interval from so few covers 95 %; the page says how much is missing."""
-    ours, theirs = calibration.measure(calibration.skewed(1.0), 30, 1000, RESAMPLES)
-    assert ours.covers >= 0.86, (ours, theirs)
-    assert ours.covers > theirs.covers + 0.03
+@pytest.mark.parametrize("documents", [30, 100, 300])
+def test_extreme_skew_is_where_it_falls_short(documents: int) -> None:
+    """Skewness 6: no interval from so few documents covers 95 %; the page says how much is missing."""
+    ours, theirs = calibration.measure(calibration.skewed(1.0), documents, 1000, RESAMPLES)
+    assert ours.covers >= 0.88, (ours, theirs)
+    assert ours.covers > theirs.covers
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(3, 0.02), (3, 0.2), (5, 0.02)])
