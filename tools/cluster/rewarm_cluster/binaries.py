@@ -83,8 +83,15 @@ def find(name: str) -> Path:
     path = _asset(name) or tools_folder() / "bin" / name
     if not os.access(path, os.X_OK):
         where = f"KUBEBUILDER_ASSETS and {tools_folder()}/bin"
-        raise ClusterError(f"{name} is not there (looked in {where}): make cluster-tools")
+        raise ClusterError(f"{name} is not there (looked in {where}): {_made_by(name)}")
     return path
+
+
+def _made_by(name: str) -> str:
+    """What to type for a program; most come with the whole cluster."""
+    if name in SETS["e2e"] or name not in TOOLS:
+        return "make cluster-tools"
+    return "PYTHONPATH=tools/cluster .venv/bin/python -m rewarm_cluster tools benchmark"
 
 
 def build(names: Iterable[str], say: Callable[[str], None]) -> None:
