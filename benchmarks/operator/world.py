@@ -211,7 +211,7 @@ class Operator(Process):
                     return float(line.rsplit(" ", 1)[1])
         raise RuntimeError(f"no metric {name}")
 
-    def wait_until_leading(self, within_s: float = 25) -> float:
+    def wait_until_leading(self, within_s: float = 180) -> float:
         """The moment (monotonic) when it leads."""
         give_up = time.monotonic() + within_s
         while time.monotonic() < give_up:
