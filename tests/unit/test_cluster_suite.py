@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from rewarm_cluster import suite
@@ -39,11 +43,64 @@ def test_with_time_everything_runs(monkeypatch: pytest.MonkeyPatch, minutes: flo
 def test_on_a_slow_machine_the_end_to_end_parts_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     code, parts, said = ran(monkeypatch, 36, SLOW)
     assert (code, parts) == (0, ["_tools", "_integration"])
-    assert "11 minutes are left, about 40 are needed on this machine" in said
+    assert "11 minutes are left, at least 25 are needed on this machine" in said
     assert "LEFT OUT, NO TIME" in said
 
 
 def test_without_time_for_any_part_none_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     code, parts, said = ran(monkeypatch, 20, FAST)
     assert (code, parts) == (0, [])
-    assert "20 minutes are left, about 27 are needed" in said
+    assert "20 minutes are left, at least 27 are needed" in said
+
+
+TWO_TESTS = "import time\ndef test_first(): {first}\ndef test_second(): pass\n"
+
+
+def end_to_end(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, first: str, limit: float | None
+) -> tuple[bool, str, list[str]]:
+    """Two real tests in the place of the end-to-end ones: the verdict, all that was said, and the table's new rows."""
+    tests = folder / "tests"
+    tests.mkdir()
+    (tests / "test_two.py").write_text(TWO_TESTS.format(first=first))
+    said: list[str] = []
+    made = suite.Suite(said.append, None if limit is None else 10.0)
+
+    def pytest_here(*arguments: str) -> int:
+        given = [each for each in arguments if each not in ("-m", "e2e", "tests/e2e")]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *given, "tests"]
+        return subprocess.run(command, cwd=folder, capture_output=True).returncode
+
+    monkeypatch.setattr(suite, "ROOT", folder)
+    monkeypatch.setattr(made, "_limit", lambda: limit)
+    monkeypatch.setattr(made, "_pytest", pytest_here)
+    monkeypatch.setenv("KUBECONFIG", "somebody's")
+    return made._end_to_end(), "\n".join(said), [result for _, _, result in made._rows]
+
+
+def test_when_time_is_up_between_two_tests_the_rest_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good, said, rows = end_to_end(monkeypatch, tmp_path, "time.sleep(1.1)", 1)
+    assert good
+    assert "LEFT OUT: the end-to-end tests after the first 1, all of which passed" in said
+    assert rows == ["LEFT OUT, NO TIME"]
+
+
+def test_a_failure_is_no_want_of_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good, said, rows = end_to_end(monkeypatch, tmp_path, "time.sleep(1.1); assert False", 1)
+    assert (good, said, rows) == (False, "", [])
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_with_time_for_all_tests_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: float | None
+) -> None:
+    assert end_to_end(monkeypatch, tmp_path, "pass", limit) == (True, "", [])
+
+
+def test_the_time_for_end_to_end_tests_leaves_room_for_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = suite.Suite(print, 48.0)
+    made._rows.append(("integration", 60 * 18.0, "ok"))
+    assert made._limit() == 60 * (48 - 18 - suite.LAST_MINUTES)
+    assert suite.Suite(print)._limit() is None
