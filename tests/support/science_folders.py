@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,19 +55,65 @@ def _write(path: Path, nats: np.ndarray, labels: np.ndarray) -> None:
     path.write_text(json.dumps({"hashes": hashes, "nats": nats.tolist(), "labels": labels.tolist()}))
 
 
-def write_study(folder: Path, baseline: float = 3.0) -> Run:
-    """The part of a finished study's artefact that a finding reads: a law that is off by a thousandth."""
-    ratios = (0, 0.1, 0.25, 0.35, 0.5, 0.75)
-    losses = {ratio: {"general": baseline + 1 - ratio, "german": 2 + ratio} for ratio in ratios}
+def write_study(
+    folder: Path,
+    baseline: float = 3.0,
+    ratios: Sequence[float] = (0, 0.1, 0.25, 0.5, 0.75),
+    budgets: Sequence[int] = (),
+) -> Run:
+    """The part of a finished study's artefact that a finding reads: a law that is off by a thousandth.
+
+    With several `budgets` their runs too: losses fall by a power of the tokens, so that a law can be fitted.
+    """
+    every = sorted({*ratios, 0.35})
+    parameters = 529_056
+    runs: list[dict[str, Any]] = []
+    for tokens in budgets or (STEPS * BATCH,):
+        for ratio in every:
+            gain = 0.2 * (tokens / (STEPS * BATCH)) ** -0.3 if budgets else 0.0
+            losses = {"general": baseline + 1 - ratio + gain, "german": 2 + ratio + gain}
+            label = f"r{ratio}-t{tokens}"
+            runs.append(
+                {"label": label, "replay_ratio": ratio, "tokens": tokens, "held_out": ratio == 0.35, "losses": losses}
+            )
+            if len(budgets) > 1:
+                fall = {name: -tokens / max(budgets) for name in losses}
+                laws = {name: partial(_straight, each) for name, each in fall.items()}
+                write_run(folder / "runs" / label, laws, noise=0.004)
+    last = next(run for run in reversed(runs) if run["held_out"])["losses"]
     said = {
         name: {"loss": value * 1.001, "low": value * 0.99, "high": value * 1.01, "measured": value}
-        for name, value in losses[0.35].items()
+        for name, value in last.items()
     }
     share = {"tolerance": "3%", "replay_ratio": 0.4, "share": 0.6, "low": 0.5, "high": 0.7}
+
+    def points(name: str, held_out: bool) -> list[dict[str, Any]]:
+        return [
+            {"run": run["label"], "parameters": parameters, "tokens": run["tokens"], "share": 1 - run["replay_ratio"],
+             "loss": run["losses"][name], "final": True}
+            for run in runs
+            if run["held_out"] is held_out
+        ]  # fmt: skip
+
     facts = {
-        "runs": [{"replay_ratio": ratio, "losses": value} for ratio, value in losses.items()],
+        "models": [{"name": "", "parameters": parameters}],
+        "runs": runs,
+        "sets": {
+            name: {
+                "role": role,
+                "baseline": [{"parameters": parameters, "loss": baseline}],
+                "fitted": points(name, False),
+                "held_out": points(name, True),
+            }
+            for name, role in (("general", "Retained"), ("german", "New"))
+        },
+        "laws": {name: {"dcpt": {"fit": {"r2": 0.99}}} for name in ("general", "german")},
         "answers": {"held_out": [{"replay_ratio": 0.35, "sets": said}], "largest_share": [share]},
     }
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(json.dumps(facts))
     return Run(folder)
+
+
+def _straight(end: float, share: float) -> float:
+    return end * share

@@ -6,6 +6,7 @@ from science.finding import Finding
 from science.findings import (
     adaptation,
     budget,
+    budgets_study,
     discrepancy,
     experience,
     infinite,
@@ -33,6 +34,7 @@ FINDINGS: dict[str, Finding] = {
         experience.FINDING,
         mixture_study.FINDING,
         mixture_study.INSIDE,
+        budgets_study.FINDING,
         upsampling.FINDING,
         quality.FINDING,
         weights.FINDING,

@@ -59,15 +59,20 @@ def claims(paper: str, prefix: str = "") -> tuple[Claim, ...]:
 
 def arms(setting: Setting, seed: int, ratios: Sequence[float]) -> Mapping[str, Arm]:
     run = continued("child", setting, seed, base(setting, seed), GERMAN, ratio=0.5, schedule=constant(setting, 0.5))
+    return {"study": study_arm("study", seed, run, ratios, [setting.tokens])}
+
+
+def study_arm(name: str, seed: int, run: Arm, ratios: Sequence[float], budgets: Sequence[int]) -> Arm:
+    """A study whose template is `run`; the ratio HELD_OUT is trained at each budget and never fitted."""
     template = {key: value for key, value in run.spec.items() if key not in ("budget", "replay")}
     template["replay"] = {key: value for key, value in run.spec["replay"].items() if key != "ratio"}
     spec = {
         "template": {"spec": template},
-        "grid": {"replayRatios": list(ratios), "budgets": [setting.tokens]},
+        "grid": {"replayRatios": list(ratios), "budgets": list(budgets)},
         "holdOut": {"replayRatios": [HELD_OUT]},
         "parallelism": 1,
     }
-    return {"study": Arm(f"study-s{seed}", spec, kind="MixtureStudy", verb="study")}
+    return Arm(f"{name}-s{seed}", spec, kind="MixtureStudy", verb="study")
 
 
 def artefact(run: Run) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rewarm_api.manifest import load_yaml
 from rewarm_api.resolve import resolve
 from rewarm_api.study_rules import validate_study
 from rewarm_api.validate import validate
+from rewarm_trainer.laws import sets
 from science import figures, page
 from science.arms import Arm, Checkpoint, Graph
 from science.claims import Verdict, verdict
@@ -153,22 +154,29 @@ def law_of(arm: str, name: str) -> Law:
 
 
 def measured(finding: Finding, root: Path) -> Measured:
-    sets = ("general", "german", "code", "python", "clean", "noisy", "exchanges")
+    texts = ("general", "german", "code", "python", "clean", "noisy", "exchanges")
     folders = []
     for seed in finding.setting.seeds:
         arms = {}
         for name, arm in finding.arms(finding.setting, seed).items():
             if arm.verb == "study":
-                arms[name] = write_study(root / f"{name}-{seed}")
+                grid = arm.spec["grid"]
+                budgets = grid["budgets"] if len(grid["budgets"]) > 1 else ()
+                arms[name] = write_study(root / f"{name}-{seed}", ratios=grid["replayRatios"], budgets=budgets)
                 continue
-            laws = {each: law_of(name, each) for each in sets}
+            laws = {each: law_of(name, each) for each in texts}
             arms[name] = write_run(root / f"{name}-{seed}", laws, zlib.crc32(f"{name}{seed}".encode()), noise=0.004)
         folders.append(arms)
     return finding.measure(Results(folders), finding.setting)
 
 
 @findings
-def test_a_finding_measures_all_its_claims_and_fills_its_section(finding: Finding, tmp_path: Path) -> None:
+def test_a_finding_measures_all_its_claims_and_fills_its_section(
+    finding: Finding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Intervals of laws have tests of their own; here a few resamples do.
+    monkeypatch.setattr(sets, "SURFACE_RESAMPLES", 8)
+    monkeypatch.setattr(sets, "RATIO_RESAMPLES", 8)
     found = measured(finding, tmp_path / "runs")
     assert set(found.comparisons) == {claim.key for claim in finding.claims}
     text = page.section(finding, finding.setting, found, "images/x.svg", 90.0)
