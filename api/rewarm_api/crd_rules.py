@@ -20,6 +20,8 @@ from rewarm_api.pod_rules import (
     RESERVED_ENVIRONMENT,
     RESERVED_PATHS,
     SECRET_ENVIRONMENT,
+    SWITCH_VALUES,
+    SWITCHES,
 )
 
 ALWAYS_MUTABLE = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
@@ -265,9 +267,14 @@ _POD_RULES: dict[str, list[CelRule]] = {
     f"{_POD}.env[]": [
         exactly_one("value", "valueFrom"),
         rule(
-            f"!self.name.matches('{RESERVED_ENVIRONMENT}')",
+            f"self.name in {list(SWITCHES)} || !self.name.matches('{RESERVED_ENVIRONMENT}')",
             "Rewarm or torch's rendezvous sets this variable; remove it",
             fieldPath=".name",
+        ),
+        rule(
+            f"!(self.name in {list(SWITCHES)}) || !has(self.value) || self.value in {list(SWITCH_VALUES)}",
+            f"a switch of speed is one of {', '.join(SWITCH_VALUES)}",
+            fieldPath=".value",
         ),
         rule(
             f"!self.name.matches('{LOADING_ENVIRONMENT}')",

@@ -15,6 +15,9 @@ RESERVED_ENVIRONMENT = (
     r"|^(MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|GROUP_WORLD_SIZE"
     r"|ROLE_NAME|ROLE_RANK|ROLE_WORLD_SIZE|JOB_COMPLETION_INDEX|HOME)$"
 )
+SWITCHES = ("REWARM_COMPILE", "REWARM_CHUNKED_LOSS")
+"""The reserved names that are a manifest's to set after all: switches of speed (docs/speed.md)."""
+SWITCH_VALUES = ("on", "off", "auto")
 LOADING_ENVIRONMENT = (
     r"^(LD_PRELOAD|LD_AUDIT|PATH|BASH_ENV|ENV"
     r"|PYTHON(PATH|HOME|STARTUP|USERBASE|EXECUTABLE|PLATLIBDIR|WARNINGS|BREAKPOINT|INSPECT|PYCACHEPREFIX))$"
@@ -87,7 +90,10 @@ def _environment(entries: list[tuple[str, Any]]) -> Iterator[Problem]:
 
 def _name_of_variable(path: str, variable: Any) -> Iterator[Problem]:
     name = variable.name
-    if re.search(RESERVED_ENVIRONMENT, name):
+    if name in SWITCHES:
+        if variable.value is not None and variable.value not in SWITCH_VALUES:
+            yield Problem(f"{path}.value", variable.value, " | ".join(SWITCH_VALUES), "take one of these, quoted")
+    elif re.search(RESERVED_ENVIRONMENT, name):
         expected = "a name that neither Rewarm nor torch's rendezvous sets"
         yield Problem(f"{path}.name", name, expected, "remove this variable: the operator sets it")
     elif re.search(LOADING_ENVIRONMENT, name):

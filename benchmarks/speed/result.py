@@ -15,7 +15,7 @@ class Bar:
     """A bound of the issue on one measured number.
 
     `value` None: not measured here, and `reason` says why. `at_least`: the number must not be below `limit`, else not
-    above. The median decides; the range stands beside it.
+    above. The median decides; the range stands beside it where there were several rounds.
     """
 
     what: str
@@ -61,7 +61,8 @@ class Bar:
     def measured(self) -> str:
         if self.value is None:
             return ""
-        around = "" if self.low is None or self.high is None else f" ({number(self.low)} to {number(self.high)})"
+        known = self.low is not None and self.high is not None and self.low != self.high
+        around = f" ({number(self.low)} to {number(self.high)})" if known else ""  # type: ignore[arg-type]
         return f"{number(self.value)} {self.unit}{around}"
 
 

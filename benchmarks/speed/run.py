@@ -33,7 +33,6 @@ from rewarm_trainer.machine import find  # noqa: E402
 from speed import page  # noqa: E402
 from speed.result import Bar, Result  # noqa: E402
 
-# From short to long: a run that has to stop in time has most of the bars.
 ROWS = {
     "loader": ("loader", "measure"),
     "evaluation": ("evaluation", "measure"),
@@ -50,6 +49,7 @@ ROWS = {
 }
 LAST_START_SECONDS = 13 * 60
 """Without names, no row begins later than this: the longest takes some minutes, and all of it stays under 20."""
+BROKE = "the row broke"
 SIZES = ("smoke", "standard", "full")
 RESULTS = Path(__file__).resolve().parent / "results"
 """Of the rows on the page, committed with it, a folder for each hardware: what others were measured on stays."""
@@ -75,8 +75,8 @@ def own_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "rewarm")}
 
 
-def measure(name: str, size: str, workdir: Path) -> Result:
-    """One row; one that breaks is a result too, and says why."""
+def measure(name: str, size: str, workdir: Path, code: str) -> Result:
+    """One row of the commit `code`; one that breaks is a result too, and says why."""
     module, function = ROWS[name]
     print(f"── {name} ──", file=sys.stderr, flush=True)
     began = time.monotonic()
@@ -84,21 +84,25 @@ def measure(name: str, size: str, workdir: Path) -> Result:
         found = getattr(importlib.import_module(f"speed.rows.{module}"), function)(size, workdir / "peers")
     except Exception as error:
         traceback.print_exc()
-        found = Result(name, name, (), (Bar.missing("all of it", 0.0, f"the row broke: {error}"),), (), size)
+        found = Result(name, name, (), (Bar.missing("all of it", 0.0, f"{BROKE}: {error}"),), (), size)
     result: Result = dataclasses.replace(
         found,
         seconds=time.monotonic() - began,
         machine=machine(),
-        commit=commit(),
+        commit=code,
         versions={**own_versions(), **found.versions},
     )
     print(page.marked([result]), flush=True)
     return result
 
 
+def broke(result: Result) -> bool:
+    return any(bar.reason.startswith(BROKE) for bar in result.bars)
+
+
 def keep(result: Result, stored: Path) -> None:
-    """Beside the other rows of its hardware; a rehearsal is not kept."""
-    if result.size != "smoke":
+    """Beside the other rows of its hardware. A rehearsal is not kept, nor a row that broke: what was measured stays."""
+    if result.size != "smoke" and not broke(result):
         folder = stored / re.sub("[^a-z0-9]+", "-", result.machine.lower()).strip("-")
         folder.mkdir(exist_ok=True)
         (folder / f"{result.name}.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
@@ -114,14 +118,16 @@ def skipped(name: str, size: str) -> Result:
 def measure_all(names: list[str], size: str, workdir: Path, write: bool) -> tuple[list[Result], set[str]]:
     """The rows named; without names all that begin in time, of the others what was measured last (named beside)."""
     began, results, old = time.monotonic(), [], set()
-    for name in names or ROWS:
+    earlier = {result.name: result for result in kept(RESULTS) if result.machine == machine()}
+    # Asked once: with --write every row changes a file. What this hardware lacks comes first, so that calls add up.
+    code, order = commit(), names or sorted(ROWS, key=lambda name: name in earlier)
+    for name in order:
         late = not names and size == "standard" and time.monotonic() - began > LAST_START_SECONDS
         if late:
-            earlier = {result.name: result for result in kept(RESULTS) if result.machine == machine()}
             results.append(earlier.get(name) or skipped(name, size))
             old.add(name)
             continue
-        results.append(measure(name, size, workdir))
+        results.append(measure(name, size, workdir, code))
         if write:
             keep(results[-1], RESULTS)
     return results, old
@@ -155,7 +161,7 @@ def main() -> int:
             print("smoke results are not written", file=sys.stderr)
             return 0
         replace_in(ROOT / "docs" / "speed.md", *MARKS, page.page(kept(RESULTS)))
-    return 0
+    return int(any(map(broke, measured)))
 
 
 if __name__ == "__main__":

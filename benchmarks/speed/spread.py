@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """What the rounds of one number came to: median, smallest, largest."""
+    """What the rounds of one number came to: median, smallest, largest. Of one round all three are that number."""
 
     median: float
     low: float
@@ -23,7 +23,8 @@ class Spread:
         return Spread(statistics.median(values), min(values), max(values))
 
     def words(self, digits: int = 2) -> str:
-        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+        around = "" if self.low == self.high else f" ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+        return f"{self.median:,.{digits}f}{around}"
 
 
 def ratios(mine: Sequence[float], theirs: Sequence[float]) -> Spread:

@@ -40,9 +40,9 @@ def execute(path: Path, changes: Sequence[str], at: str, plot: Path | None, outp
     parameters = count_parameters(snapshot.base_model, root)
     facts = planning.plan_facts(snapshot, plan, mixture, pins=pins, at=positions, parameters=parameters)
     facts["resolution"] = resolutions(snapshot, pins, root)
-    vocabulary = pins.vocabulary if pins else speeding.vocabulary_of(snapshot.base_model, root)
+    config, vocabulary = speeding.config_of(snapshot.base_model, root), pins.vocabulary if pins else None
     facts["speed"] = speeding.technique_facts(
-        snapshot, plan, parameters, vocabulary, *speeding.machine_for(snapshot, checked.document)
+        snapshot, plan, parameters, vocabulary, config, *speeding.machine_for(snapshot, checked.document)
     )
     if plot is not None:
         from rewarm_cli.plot import draw

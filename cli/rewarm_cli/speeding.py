@@ -11,28 +11,24 @@ from typing import Any
 from rewarm_api.snapshot import BaseModelSource, Plan, Snapshot
 from rewarm_trainer import machine, techniques
 from rewarm_trainer.experiment import needs_whole
-from rewarm_trainer.micro_batch import micro_batch_rows
+from rewarm_trainer.micro_batch import Shape, micro_batch_rows
 from rewarm_trainer.techniques import Machine, Switches, Work
 
 GPU_NODE = "a node with GPUs"
 
 
-def vocabulary_of(base: BaseModelSource, root: Path) -> int | None:
-    """Rows of the base's embedding where they can be read from a file; None where not."""
-    config: Mapping[str, Any] = {}
+def config_of(base: BaseModelSource, root: Path) -> Mapping[str, Any]:
+    """The base's transformers configuration where it can be read from the manifest or a file; empty where not."""
     if base.kind == "scratch":
-        tokenizer = base.options.get("tokenizer") or {}
-        config = {**(base.options.get("config") or {})}
-        found = tokenizer.get("vocabularySize") or config.get("vocab_size")
-    elif base.kind == "file":
-        try:
-            config = json.loads((root / base.options["path"] / "config.json").read_text())
-        except (OSError, ValueError):
-            return None
-        found = config.get("vocab_size")
-    else:
-        return None
-    return found if isinstance(found, int) else None
+        config, tokenizer = base.options.get("config") or {}, base.options.get("tokenizer") or {}
+        return {**config, "vocab_size": tokenizer.get("vocabularySize") or config.get("vocab_size")}
+    if base.kind != "file":
+        return {}
+    try:
+        config = json.loads((root / base.options["path"] / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, Mapping) else {}
 
 
 def machine_for(snapshot: Snapshot, document: Mapping[str, Any]) -> tuple[Machine, str]:
@@ -49,12 +45,28 @@ def processes_of(snapshot: Snapshot, where: str) -> int | None:
     return int(compute["nodes"] * compute["gpusPerNode"]) if where == GPU_NODE and "nodes" in compute else None
 
 
+def switches_of(snapshot: Snapshot, where: str) -> Mapping[str, str]:
+    """The environment that the run's processes will have: this shell's, or what the manifest gives its pods."""
+    if where != GPU_NODE:
+        return dict(os.environ)
+    template = snapshot.operation.get("compute", {}).get("podTemplate") or {}
+    return {each["name"]: each.get("value") or "" for each in template.get("env") or ()}
+
+
 def technique_facts(
-    snapshot: Snapshot, plan: Plan, parameters: int | None, vocabulary: int | None, machine: Machine, where: str
+    snapshot: Snapshot,
+    plan: Plan,
+    parameters: int | None,
+    vocabulary: int | None,
+    config: Mapping[str, Any],
+    machine: Machine,
+    where: str,
 ) -> dict[str, Any]:
     """Every technique, whether it is on, why, and what switches it."""
     training = snapshot.training
     rows = micro_batch_rows(training.micro_batch_rows, plan.rows_per_step, training.sequence_length)
+    found = config.get("vocab_size")
+    vocabulary = vocabulary or (found if isinstance(found, int) else None)
     work = Work(
         parameters,
         plan.tokens,
@@ -63,8 +75,9 @@ def technique_facts(
         training.sequence_length,
         processes=processes_of(snapshot, where),
         needs_whole=needs_whole(snapshot),
+        heads=Shape.of(config, parameters or 0, vocabulary or 0).heads or None,
     )
-    switches = Switches.read(training.precision, dict(os.environ), training.parallelism)
+    switches = Switches.read(training.precision, switches_of(snapshot, where), training.parallelism)
     return {
         "device": machine.device,
         "where": where,

@@ -19,6 +19,8 @@ volumeMounts:
 env:
 - {name: NCCL_DEBUG, value: INFO}
 - {name: OMP_NUM_THREADS, value: "8"}
+- {name: REWARM_COMPILE, value: "off"}
+- {name: REWARM_CHUNKED_LOSS, value: auto}
 - {name: TOKENIZERS_PARALLELISM, value: "false"}
 - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hub, key: token}}}
 - {name: LICENCE, valueFrom: {secretKeyRef: {name: licence, key: text, optional: true}}}
@@ -54,6 +56,12 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         "{annotations: {a: 1}}", "must be of type string", f"{POD}.annotations", "quote the value of a",
     ),
     "a variable of ours": ("{env: [{name: REWARM_RUN, value: x}]}", _RESERVED, f"{POD}.env[0].name", "remove this"),
+    "a variable like a switch of ours": (
+        "{env: [{name: REWARM_COMPILED, value: x}]}", _RESERVED, f"{POD}.env[0].name", "remove this",
+    ),
+    "a switch of speed with another word": (
+        "{env: [{name: REWARM_COMPILE, value: x}]}", "one of on, off, auto", f"{POD}.env[0].value", "on | off | auto",
+    ),
     "a variable of Kubeflow": (
         "{env: [{name: KUBEFLOW_TRAINER_SERVER_URL, value: x}]}", _RESERVED, f"{POD}.env[0].name", _RESERVED,
     ),

@@ -36,12 +36,13 @@ class Committing(Rewarm):
 
     def commit(self) -> None:
         """The training thread's part: what it waits for."""
+        self._committed = self._step
         self._keeper.commit(TrainState("bench", step=self._step, tokens=self._step), wait=False)
 
     def written(self) -> dict[str, float]:
         """Bytes of the newest checkpoint and of the state that it holds, and how long writing took."""
         self._keeper.wait()
-        folder = self._folder / "store" / folder_name(self._step)
+        folder = self._folder / "store" / folder_name(self._committed)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         parameters = sum(each.numel() for each in self._losses.model.parameters())
         return {"bytes": size, "state": 12 * parameters, "seconds": self._told[-1]["seconds"]}

@@ -43,6 +43,8 @@ class Rewarm:
             length=self._length,
             batch_tokens=EVALUATION_BATCH_TOKENS,
             precision=self._precision,
+            # Whether the label is the likeliest token: lm-eval finds that too, always.
+            top1=True,
         )
         return float(scores.nats.sum())
 

@@ -46,7 +46,8 @@ def loader_of(text: Text, work: Work) -> Loader:
 
 
 def attention_of(work: Work, rows: int, bf16: bool, compiled: bool, device: torch.device = CPU) -> str:
-    chosen = techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length)
+    heads = work.heads * work.layers
+    chosen = techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length, heads=heads)
     return techniques.attention("BF16" if bf16 else "FP32", compiled, machine_of(device), chosen)
 
 
@@ -117,6 +118,11 @@ class Rewarm:
         return self._loss
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean nats of the labels, in FP32 whatever the logits are in."""
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+
 class Bare:
     """Forward, backward, clip, step: the least that trains, with the same techniques as the product."""
 
@@ -126,7 +132,7 @@ class Bare:
         self._work, self._bf16 = Work(**work), bf16
         self._text = Text(self._work)
         self._model = model_of(self._work)
-        self._loss: Callable[..., torch.Tensor] = nn.functional.cross_entropy
+        self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
         if techniques:
             self._model.set_attn_implementation(  # type: ignore[operator]
                 attention_of(self._work, self._work.rows, bf16, compiled)
@@ -134,7 +140,8 @@ class Bare:
         if compiled:
             for block in self._model.model.layers:  # type: ignore[union-attr]
                 block.compile(dynamic=False)
-            self._loss = torch.compile(nn.functional.cross_entropy, dynamic=False)
+            # With the cast inside, as the product has it: what is compiled with it need not be in memory in FP32.
+            self._loss = torch.compile(cross_entropy, dynamic=False)
         matrices = [p for p in self._model.parameters() if p.ndim >= 2]
         vectors = [p for p in self._model.parameters() if p.ndim < 2]
         self._optimizer = torch.optim.AdamW(
@@ -156,7 +163,7 @@ class Bare:
                 logits = self._model(
                     input_ids=inputs, position_ids=torch.from_numpy(batch.positions), use_cache=False
                 ).logits
-            loss = self._loss(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+            loss = self._loss(logits, labels)
             loss.backward()
             nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
             self._optimizer.step()

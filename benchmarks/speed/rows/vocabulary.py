@@ -31,13 +31,13 @@ def measure(size: str, folder: Path) -> Result:
             answers = rounds(arms, 2 if small else 3, "run", steps=1)
         times = {way: seconds(each) for way, each in answers.items()}
         peak = {way: max(1e-3, first[way].peak_megabytes - first[way].before_megabytes) for way in WEIGHED}
-        label = f"{vocabulary:,} words, {tokens:,} tokens"
+        label = f"{'bf16' if bf16 else 'fp32'}, {vocabulary:,} words, {tokens:,} tokens"
         rates = [f"{tokens / Spread.of(times[way]).median:,.0f}" for way in WAYS]
         lines.append((label, *rates, *(f"{peak[way]:,.0f}" for way in WEIGHED)))
         best = fastest({way: times[way] for way in WAYS[:2]})
         bars.append(Bar.on(f"{label}: chunked, compiled / {best}", 1.5, ratios(times["compiled"], times[best])))
         share = Spread.of([peak["chunked"] / peak["plain"]])
-        bars.append(Bar.on(f"{label}: peak memory, chunked / plain", 0.5, share, at_least=False))
+        bars.append(Bar.on(f"{label}: peak memory, chunked / plain, neither compiled", 0.5, share, at_least=False))
     header = ("", *(f"{way}, tokens/s" for way in WAYS), *(f"{way}, peak MB" for way in WEIGHED))
     title = f"Head and loss, hidden size {hidden}, {'bf16' if bf16 else 'fp32'}, forward and backward"
     return Result("vocabulary", "Large vocabulary", (Table(title, header, tuple(lines)),), tuple(bars), (), size)

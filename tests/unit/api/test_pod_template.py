@@ -24,6 +24,8 @@ DEFAULTED = {
     "env": [
         {"name": "NCCL_DEBUG", "value": "INFO"},
         {"name": "OMP_NUM_THREADS", "value": "8"},
+        {"name": "REWARM_COMPILE", "value": "off"},
+        {"name": "REWARM_CHUNKED_LOSS", "value": "auto"},
         {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
         {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token", "optional": False}}},
         {"name": "LICENCE", "valueFrom": {"secretKeyRef": {"name": "licence", "key": "text", "optional": True}}},

@@ -129,7 +129,7 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     monkeypatch.setattr(module, "ROWS", {"one": ("", ""), "two": ("", ""), "three": ("", "")})
     monkeypatch.setattr(module, "LAST_START_SECONDS", 50)
     began: list[str] = []
-    monkeypatch.setattr(module, "measure", lambda name, size, workdir: began.append(name) or result(MET_BAR))
+    monkeypatch.setattr(module, "measure", lambda name, size, workdir, code: began.append(name) or result(MET_BAR))
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     stored = dataclasses.replace(result(MISSED_BAR), name="three", machine=module.machine())
     module.keep(stored, tmp_path)
@@ -140,6 +140,38 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     assert (len(list(tmp_path.glob("*/loader.json"))), (tmp_path / "4-cores-no-such").is_dir()) == (1, True), "kept"
     assert "make bench NAME=two" in found[1].bars[0].mark
     assert found[2] == stored
+
+
+def test_without_names_what_this_hardware_lacks_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = runner()
+    monkeypatch.setattr(module, "ROWS", {"one": ("", ""), "two": ("", "")})
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    began: list[str] = []
+    monkeypatch.setattr(module, "measure", lambda name, size, workdir, code: began.append(name) or result(MET_BAR))
+    module.keep(dataclasses.replace(result(MET_BAR), name="one", machine=module.machine()), tmp_path)
+    module.measure_all([], "standard", tmp_path / "work", False)
+    assert began == ["two", "one"]
+
+
+def test_a_row_that_breaks_is_a_failure_and_what_was_measured_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runner()
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(module, "RESULTS", folder)
+    monkeypatch.setattr(module, "replace_in", lambda *arguments: None)
+    monkeypatch.setattr(module, "ROWS", {"loader": ("no_such_module", "measure")})
+    before = dataclasses.replace(result(MET_BAR), machine=module.machine())
+    module.keep(before, folder)
+    monkeypatch.setattr(sys, "argv", ["run.py", "loader", "--write", "--workdir", str(tmp_path)])
+    assert module.main() == 1
+    assert module.kept(folder) == [before]
+
+
+def test_one_round_has_no_range() -> None:
+    assert Spread.of([1.5]).words() == "1.50"
+    assert Bar.on("x", 1.0, Spread.of([1.5])).measured == "1.5 x"
 
 
 def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from rewarm_api.resolve import resolve
 from rewarm_api.validate import validate
-from rewarm_cli import planning
+from rewarm_cli import planning, speeding
 from rewarm_trainer.marks import is_checkpoint_step, is_evaluation_step
+from rewarm_trainer.techniques import Machine
 
 REPLAY = {"ratio": 0.25, "sources": [{"name": "old", "uri": "old.jsonl", "license": "CC0"}]}
 INFINITE = {
@@ -201,3 +202,33 @@ def test_a_manifest_that_asks_for_gpus_is_told_what_is_on_there(rewarm, manifest
     assert (speed["device"], speed["where"]) == ("cuda", "a node with GPUs")
     (sharded,) = [each for each in speed["techniques"] if each["switch"] == "spec.training.parallelism"]
     assert (sharded["on"], sharded["why"]) == (False, "the model's size is not known yet")
+
+
+def test_the_switches_of_pods_are_the_manifests_not_this_shells(rewarm, manifest, monkeypatch):
+    monkeypatch.setenv("REWARM_COMPILE", "off")
+
+    def compiled(**compute: object) -> tuple[bool, str]:
+        speed = rewarm("plan", manifest(compute={"nodes": 1, "gpusPerNode": 8, **compute}), "-o", "json").json["speed"]
+        (found,) = [each for each in speed["techniques"] if each["switch"] == "REWARM_COMPILE"]
+        return found["on"], found["why"]
+
+    assert compiled() == (True, "it pays at once on a GPU")
+    asked = {"podTemplate": {"env": [{"name": "REWARM_COMPILE", "value": "off"}]}}
+    assert compiled(**asked) == (False, "as asked")
+
+
+def test_attention_is_chosen_for_the_models_heads_as_training_chooses(rewarm, manifest, monkeypatch):
+    """Plain attention keeps scores of every head: with many of them it would not fit, and SDPA is taken."""
+    monkeypatch.setenv("REWARM_COMPILE", "on")
+
+    def plain(heads: int) -> bool:
+        config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        base = {"scratch": {"config": {**config, "num_attention_heads": heads}, "tokenizer": {"vocabularySize": 512}}}
+        training = {"sequenceLength": 1024, "globalBatchTokens": 8192, "precision": "BF16"}
+        speed = rewarm("plan", manifest(baseModel=base, training=training), "-o", "json").json["speed"]
+        (found,) = [each for each in speed["techniques"] if each["name"].startswith("plain attention")]
+        return bool(found["on"])
+
+    monkeypatch.setattr(speeding.machine, "find", lambda: Machine("cpu", True, True, 1 << 30))
+    assert plain(heads=1)
+    assert not plain(heads=16)

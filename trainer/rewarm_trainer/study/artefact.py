@@ -206,8 +206,8 @@ def _warnings(study: Study) -> list[str]:
         if surface is not None and (surface.fit.r2 is None or surface.fit.r2 < _GOOD_FIT):
             shown = "none" if surface.fit.r2 is None else f"{surface.fit.r2:.3f}"
             found.append(
-                f"the D-CPT law fits set {name} badly (R2 {shown}): it lets losses only fall with tokens; ask about "
-                "measured budgets, where the law in the ratio speaks"
+                f"the D-CPT law fits set {name} badly (R2 {shown}): it lets losses only fall with tokens, and ever "
+                "more slowly; ask about measured budgets, where the law in the ratio speaks"
             )
     return found
 
