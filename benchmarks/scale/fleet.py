@@ -102,7 +102,8 @@ def load_of(units: Units, fleet: Fleet) -> Load:
         series_bytes=series * units.prometheus_bytes_a_series,
         samples=series / fleet.scrape_seconds,
         s3_requests=runs * (units.requests_a_commit + parts) / (60 * fleet.checkpoint_minutes)
-        + starts * (units.requests_a_start + parts),
+        # Every pod finds the newest checkpoint and fetches all of it into a folder of its own.
+        + pods * (units.requests_a_start + parts),
     )
 
 

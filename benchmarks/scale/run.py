@@ -26,7 +26,10 @@ SERVER_BYTES = 16e9
 
 WORDS: dict[str, tuple[str, str]] = {
     "heartbeat_bytes": ("bytes of a heartbeat", "a report of two sets, as rank 0 sends it"),
-    "object_bytes": ("bytes of a run as watchers get it", "examples/quickstart.yaml and what a heartbeat tells"),
+    "object_bytes": (
+        "bytes of a run as watchers get it",
+        "examples/quickstart.yaml and what a heartbeat tells; conditions and managedFields come on top",
+    ),
     "heartbeat_seconds": ("seconds between heartbeats of a run", "reporter.py"),
     "review_seconds": ("seconds that a reviewed token is believed", "progress.py"),
     "status_seconds": ("seconds between status writes of a run, at least", "the operator's settings"),
@@ -105,7 +108,8 @@ def page(units: Units) -> str:
         f"checkpoint every {base.checkpoint_minutes:g} minutes; a log step every {base.log_seconds:g} s; scrapes every "
         f"{base.scrape_seconds:g} s; {base.watchers} watchers of runs; {base.pod_events:g} events for each pod. For "
         "the operator a heartbeat is counted as dear as a pod event: both end in one write of the status. What "
-        "kubelets and the scheduler write for any pod is not counted: it is the same for whoever made the pod."
+        "kubelets and the scheduler write for any pod is not counted: it is the same for whoever made the pod. Nor is "
+        "what pods fetch beside their checkpoint: a base model and corpora."
     )
     return "\n\n".join([assumed, "## What one costs", cost, "## What the fleet asks for", carried,
                         "## What is sharded when", sharding])  # fmt: skip

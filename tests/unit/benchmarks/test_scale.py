@@ -31,7 +31,7 @@ def test_load_is_units_times_the_fleet() -> None:
     assert load.series == 300 * (60 + 7 * 2)
     assert load.series_bytes == load.series * 5000
     assert load.mlflow_metrics == pytest.approx(240.0)
-    assert load.s3_requests == pytest.approx(300 * (20 + 5) / 600 + 300 / 3600 * (10 + 5))
+    assert load.s3_requests == pytest.approx(300 * (20 + 5) / 600 + 300 / 3600 * 8 * (10 + 5)), "each pod fetches it"
 
 
 def test_small_runs_are_the_dear_case() -> None:
