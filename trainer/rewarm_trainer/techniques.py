@@ -1,6 +1,7 @@
 """Which techniques of speed a run uses on a device, each with its reason. Pure: facts in, choices out, no torch.
 
-Every one that changes how a number is rounded stands in the run's record; benchmarks/speed measures what each is worth.
+Every one that changes how a number is rounded stands in the run's record. benchmarks/speed measures compilation and
+chunks one by one, the rest together with them, against a loop without.
 """
 
 from __future__ import annotations
@@ -183,9 +184,12 @@ def listed(machine: Machine, work: Work, switches: Switches) -> list[Technique]:
         Technique("batches read one step ahead", True, "a step never waits for a disk"),
         Technique("a step's numbers read in the next", True, "no step waits for the host"),
         Technique(
-            "freed memory kept, threads that spin little",
+            "freed memory kept", is_cpu, "the C library would fault each block in again" if is_cpu else "it is for CPUs"
+        ),
+        Technique(
+            "threads that spin little",
             is_cpu,
-            "the C library would fault each block in again" if is_cpu else "it is for CPUs",
+            "a thread that waits takes a core from others" if is_cpu else "it is for CPUs",
             "GOMP_SPINCOUNT",
         ),
         Technique(

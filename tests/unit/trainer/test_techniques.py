@@ -85,7 +85,7 @@ def test_a_container_may_use_less_than_its_host(tmp_path: Path) -> None:
 def test_every_technique_is_listed_with_a_reason_on_or_off() -> None:
     on_cpu, on_gpu = chosen(CPU, LONG), chosen(GPU, LONG)
     assert on_cpu.keys() == on_gpu.keys()
-    kept, pinned = "freed memory kept, threads that spin little", "pinned copies to the device"
+    kept, pinned = "freed memory kept", "pinned copies to the device"
     assert (on_cpu[kept], on_cpu[pinned]) == (True, False)
     assert (on_gpu[kept], on_gpu[pinned]) == (False, True)
     assert not chosen(OLD_CPU, LONG)["BF16 compute, FP32 weights"]
