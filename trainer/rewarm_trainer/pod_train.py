@@ -150,7 +150,7 @@ class Wrapper:
         return self._ending()
 
     def _watch(self) -> None:
-        first_failure: float | None = None
+        failing_since: float | None = None
         while self._status is None:
             select.select([self._signals], [], [], 0.5)
             with suppress(BlockingIOError):
@@ -160,9 +160,9 @@ class Wrapper:
             if self._asked_at is not None and now > self._asked_at + self._pod.shutdown_seconds + 10.0:
                 say("the workers did not stop in time and are ended")
                 return
-            if first_failure is None and self._has_failed():
-                first_failure = now
-            if first_failure is not None and self._asked_at is None and now > first_failure + STRAGGLER_SECONDS:
+            # The kernel's list of children may leave one out while another ends: only what lasts is a failure.
+            failing_since = (now if failing_since is None else failing_since) if self._has_failed() else None
+            if failing_since is not None and self._asked_at is None and now > failing_since + STRAGGLER_SECONDS:
                 say("the other workers of this node hang after a failure and are ended")
                 if not any(ending.code for ending in read_endings(self._pod.notes)):
                     write_ending(self._pod.notes, Ending("pod", 137, "a worker went away without a word"))
@@ -226,11 +226,13 @@ def children_of(number: int, deep: bool = True) -> list[int]:
 
 
 def is_worker(number: int) -> bool:
-    """Whether this process is a training process that lives. (What a dead one was called, nobody knows.)"""
+    """Whether this process is a training process that lives. (What a dead one was called, nobody knows.) Until it runs
+    a program of its own a child is called as torchrun is, which names the worker's module too."""
     try:
-        return b"rewarm_trainer.pod_worker" in Path(f"/proc/{number}/cmdline").read_bytes()
+        words = Path(f"/proc/{number}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"rewarm_trainer.pod_worker" in words and b"rewarm_trainer.pod_agent" not in words
 
 
 def adopt_orphans() -> None:

@@ -13,6 +13,7 @@ from rewarm_api.errors import ManifestError, MissingInputError
 from rewarm_trainer.claims import claim_path
 from rewarm_trainer.corpus.inputs import expand
 from rewarm_trainer.pod_settings import Pod
+from rewarm_trainer.pod_train import is_worker
 from rewarm_trainer.processors import processors
 from rewarm_trainer.storage import open_storage
 
@@ -86,3 +87,49 @@ def test_neither_preparation_nor_the_wrapper_imports_torch() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+WATCHED = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from rewarm_trainer import pod_train
+
+notes, seen, agent_seconds = Path(sys.argv[1]), [list(map(int, word)) for word in sys.argv[2].split(",")], sys.argv[3]
+pod_train.STRAGGLER_SECONDS = 1.2
+pod_train.is_worker = lambda number: True
+really = pod_train.children_of
+pod_train.children_of = lambda number, deep=True: really(number) if deep else (seen.pop(0) if seen[1:] else seen[0])
+pod = SimpleNamespace(notes=notes, processes=1, nodes=1, shutdown_seconds=1.0)
+began = time.monotonic()
+agent = [sys.executable, "-c", "import sys, time; time.sleep(float(sys.argv[1]))", agent_seconds]
+ending = pod_train.Wrapper(pod).run(agent, {})
+print(ending.code, ending.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seen", "agent_seconds", "said"),
+    [("1,,1", "4", "0"), ("1,", "60", "137 a worker went away without a word")],
+    ids=["once not in the list", "gone for good"],
+)
+def test_a_worker_is_gone_only_when_it_stays_away(tmp_path: Path, seen: str, agent_seconds: str, said: str) -> None:
+    """A wrapper as process of its own, whose kernel leaves the worker out of a list: once, or from then on."""
+    command = [sys.executable, "-c", WATCHED, str(tmp_path), seen, agent_seconds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == said, done.stderr
+
+
+def test_what_torchrun_is_about_to_start_is_no_worker_yet(tmp_path: Path) -> None:
+    sleep = "import time; print(1, flush=True); time.sleep(60)"
+    for words, expected in (
+        (["-m", "rewarm_trainer.pod_worker"], True),
+        (["rewarm_trainer.pod_agent", "-m", "rewarm_trainer.pod_worker"], False),
+        (["something"], False),
+    ):
+        with subprocess.Popen([sys.executable, "-c", sleep, *words], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert is_worker(process.pid) is expected
+            process.kill()
+    assert not is_worker(process.pid), "it is gone"
