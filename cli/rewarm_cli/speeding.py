@@ -65,8 +65,9 @@ def technique_facts(
     """Every technique, whether it is on, why, and what switches it."""
     training = snapshot.training
     rows = micro_batch_rows(training.micro_batch_rows, plan.rows_per_step, training.sequence_length)
-    found = config.get("vocab_size")
-    vocabulary = vocabulary or (found if isinstance(found, int) else None)
+    # A quoted number is the model's to refuse, when it is made; here it is a number that nobody knows.
+    numbers = {name: value for name, value in config.items() if isinstance(value, int)}
+    vocabulary = vocabulary or numbers.get("vocab_size")
     work = Work(
         parameters,
         plan.tokens,
@@ -75,7 +76,7 @@ def technique_facts(
         training.sequence_length,
         processes=processes_of(snapshot, where),
         needs_whole=needs_whole(snapshot),
-        heads=Shape.of(config, parameters or 0, vocabulary or 0).heads or None,
+        heads=Shape.of(numbers, parameters or 0, vocabulary or 0).heads or None,
     )
     switches = Switches.read(training.precision, switches_of(snapshot, where), training.parallelism)
     return {

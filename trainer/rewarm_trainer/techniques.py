@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rewarm_api.errors import ManifestError, Problem
+from rewarm_api.pod_rules import SWITCH_VALUES
 from rewarm_trainer.micro_batch import STATE_BYTES
 
 COMPILE_WORTH_FLOPS = 3e12
@@ -20,7 +21,6 @@ SCORE_BYTES = 4
 """Of a query and a key of one head: the score and its softmax, in BF16."""
 SCORES_SHARE = 1 / 8
 """Of the memory that plain attention may keep until the backward pass."""
-CHOICES = ("on", "off", "auto")
 CHUNKED_VOCABULARY = 24_000
 """From this vocabulary on the logits cost more than they are worth (benchmarks/speed, row `vocabulary`)."""
 
@@ -72,8 +72,8 @@ class Switches:
 
         def choice(name: str) -> str:
             found = environment.get(name, "") or "auto"
-            if found not in CHOICES:
-                raise ManifestError(Problem(name, found, " | ".join(CHOICES), "take one of these, or unset it"))
+            if found not in SWITCH_VALUES:
+                raise ManifestError(Problem(name, found, " | ".join(SWITCH_VALUES), "take one of these, or unset it"))
             return found
 
         return Switches(precision, choice("REWARM_COMPILE"), choice("REWARM_CHUNKED_LOSS"), parallelism)

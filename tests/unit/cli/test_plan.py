@@ -221,7 +221,7 @@ def test_attention_is_chosen_for_the_models_heads_as_training_chooses(rewarm, ma
     """Plain attention keeps scores of every head: with many of them it would not fit, and SDPA is taken."""
     monkeypatch.setenv("REWARM_COMPILE", "on")
 
-    def plain(heads: int) -> bool:
+    def plain(heads: object) -> bool:
         config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
         base = {"scratch": {"config": {**config, "num_attention_heads": heads}, "tokenizer": {"vocabularySize": 512}}}
         training = {"sequenceLength": 1024, "globalBatchTokens": 8192, "precision": "BF16"}
@@ -232,3 +232,4 @@ def test_attention_is_chosen_for_the_models_heads_as_training_chooses(rewarm, ma
     monkeypatch.setattr(speeding.machine, "find", lambda: Machine("cpu", True, True, 1 << 30))
     assert plain(heads=1)
     assert not plain(heads=16)
+    assert plain(heads="16"), "a number that nobody knows, and no traceback"
