@@ -1,10 +1,11 @@
-"""`make test-cluster MINUTES=...`: what would not end in time is left out, and said."""
+"""`make test-cluster MINUTES=...`: what time or disk do not suffice for is left out, and said."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,8 +15,10 @@ FAST, SLOW = 5.0, 12.5
 """Minutes of each of the two first parts."""
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, minutes: float | None, each: float) -> tuple[int, list[str], str]:
-    """Exit code, parts that ran, and all that was said."""
+def ran(
+    monkeypatch: pytest.MonkeyPatch, minutes: float | None, each: float, free: int = 100, kubeconfig: str = ""
+) -> tuple[int, list[str], str]:
+    """Exit code, parts that ran, and all that was said; `free`: GB of disk."""
     said: list[str] = []
     made = suite.Suite(said.append, minutes)
     clock, parts = [0.0], []
@@ -29,7 +32,9 @@ def ran(monkeypatch: pytest.MonkeyPatch, minutes: float | None, each: float) -> 
     for name in ("_integration", "_programs_and_images", "_end_to_end"):
         monkeypatch.setattr(made, name, lambda name=name: part(name))
     monkeypatch.setattr(made, "_tools", lambda _: part("_tools"))
-    monkeypatch.setenv("KUBECONFIG", "somebody's")
+    monkeypatch.setattr(suite, "_free", lambda: free * suite.images.GIGABYTE)
+    monkeypatch.setattr(suite, "Cluster", lambda **_: Mock(running=lambda: True))
+    monkeypatch.setenv("KUBECONFIG", kubeconfig)
     return made.run(), parts, "\n".join(said)
 
 
@@ -51,6 +56,22 @@ def test_without_time_for_any_part_none_begins(monkeypatch: pytest.MonkeyPatch) 
     code, parts, said = ran(monkeypatch, 20, FAST)
     assert (code, parts) == (0, [])
     assert "20 minutes are left, at least 27 are needed" in said
+
+
+def test_on_a_small_disk_the_end_to_end_parts_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, parts, said = ran(monkeypatch, 70, SLOW, free=20)
+    assert (code, parts) == (0, ["_tools", "_integration"])
+    assert "LEFT OUT from here on: programs of the node" in said
+    assert "20 GB of disk are free, 26 GB are needed" in said
+    assert "LEFT OUT, NO ROOM" in said
+
+
+@pytest.mark.parametrize(("minutes", "kubeconfig"), [(None, ""), (70, "somebody's")])
+def test_a_disk_that_no_limit_was_set_for_or_that_is_not_used_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, minutes: float | None, kubeconfig: str
+) -> None:
+    _, parts, _ = ran(monkeypatch, minutes, SLOW, free=20, kubeconfig=kubeconfig)
+    assert parts[-1] == "_end_to_end"
 
 
 TWO_TESTS = "import time\ndef test_first(): {first}\ndef test_second(): pass\n"

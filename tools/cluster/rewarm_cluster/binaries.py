@@ -107,6 +107,14 @@ def build(names: Iterable[str], say: Callable[[str], None]) -> None:
                 say(f"{name}: building")
                 _build(name, folder)
                 say(f"{name}: {time.monotonic() - started:.0f} s")
+        if all(_asset(name) or _fresh(name, folder) for name in SETS["e2e"]):
+            # What Go compiled on the way is 5 GB and of no use to finished programs.
+            shutil.rmtree(_compiled(folder), ignore_errors=True)
+
+
+def _compiled(folder: Path) -> Path:
+    """Go's build cache of these programs, apart from the user's own, so that it can be removed."""
+    return folder / "go-build"
 
 
 def module_folder(module: str, dependency: str) -> Path:
@@ -167,7 +175,8 @@ def _why(name: str, said: str) -> str:
 def _environment() -> dict[str, str]:
     # Settings of the caller's own Go work (flags, workspace, cross compiling) must not leak in.
     kept = {name: value for name, value in os.environ.items() if name not in ("GOFLAGS", "GOWORK", "GOOS", "GOARCH")}
-    return kept | {"CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
+    own = {"CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
+    return {"GOCACHE": str(_compiled(tools_folder()))} | kept | own
 
 
 def _go() -> str:

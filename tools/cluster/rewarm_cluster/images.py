@@ -38,8 +38,9 @@ UNNEEDED = (
 )
 TARGETS = ("operator", "trainer")
 GIGABYTE = 1024**3
-# At the peak of a cold build: the layer while it is made and once it is committed, then the node's blob and snapshot.
-NEEDED = 30 * GIGABYTE
+# 7 GB thrice: buildah's layer and two copies while it commits; later that layer, one copy on its way, one in the node.
+NEEDED = 26 * GIGABYTE
+IMPORT_NEEDED = 16 * GIGABYTE
 
 
 def name(target: str) -> str:

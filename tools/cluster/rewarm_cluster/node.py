@@ -100,12 +100,20 @@ class Cluster(ControlPlane):
             if process.wait():
                 said.seek(0)
                 raise ClusterError(f"{image} cannot be imported: {said.read().decode(errors='replace').strip()[-600:]}")
+        self._drop_packed_layers(image)
 
     def has_image(self, image: str, identity: str) -> bool:
         """Whether the node holds this image by this name with this configuration (`sha256:...`)."""
+        return any(manifest.get("config", {}).get("digest") == identity for manifest in self._manifests(image))
+
+    def _manifests(self, image: str) -> list[dict[str, Any]]:
         rows = [line.split() for line in self.ctr("images", "list", f"name=={image}").splitlines()[1:]]
-        manifests = [json.loads(self.ctr("content", "get", row[2])) for row in rows]
-        return any(manifest.get("config", {}).get("digest") == identity for manifest in manifests)
+        return [json.loads(self.ctr("content", "get", row[2])) for row in rows]
+
+    def _drop_packed_layers(self, image: str) -> None:
+        """Containers run from the unpacked layers; the packed ones are as large again."""
+        for manifest in self._manifests(image):
+            self.ctr("content", "rm", *(layer["digest"] for layer in manifest["layers"]))
 
     # -- the parts of a node -------------------------------------------------------------------------------------------
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from . import binaries, packages
+from . import binaries, images, packages
 from .errors import ClusterError
-from .images import Builder
 from .node import STATE, Cluster
 
 ROOT = Path(__file__).parents[3]
@@ -25,13 +26,25 @@ END_TO_END_SHARE = 1.0
 about 1.6; those for which time does not suffice are left out one by one."""
 LAST_MINUTES = 8.0
 """What the end-to-end test that runs when time is up may still take, with taking the cluster down."""
+GO_CACHE = 7 * images.GIGABYTE
+"""What the compiler of the node's programs keeps until they are all built."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is done, and what must be left to begin it and those it is made for: minutes, and bytes of disk."""
+
+    title: str
+    run: Callable[[], bool]
+    minutes: Callable[[], float] = lambda: 0.0
+    room: int = 0
 
 
 class Suite:
     """The parts in their order; a part that fails ends the suite, but the table is always printed.
 
     minutes: how long it may take, None for any time. What would not end in it is left out, and said loudly: a suite
-    that is killed at its limit says nothing at all.
+    that is killed at its limit says nothing at all. With it, so is what the disk has no room for.
     """
 
     def __init__(self, say: Callable[[str], None], minutes: float | None = None) -> None:
@@ -46,35 +59,54 @@ class Suite:
         left = self._minutes - self._spent()
         if left >= needed:
             return True
-        self._say(
-            f"{LOUD}\ntest-cluster: LEFT OUT from here on: {title}. {left:.0f} minutes are left, at least {needed:.0f} "
-            f"are needed on this machine. `make test-cluster` runs everything.\n{LOUD}"
+        self._leave_out(
+            title, f"{left:.0f} minutes are left, at least {needed:.0f} are needed on this machine.", "TIME"
         )
-        self._rows.append((title, 0.0, "LEFT OUT, NO TIME"))
         return False
+
+    def _is_room_for(self, title: str, needed: int) -> bool:
+        """`needed`: bytes of disk, of this part and those that it is made for."""
+        free = _free()
+        if self._minutes is None or os.environ.get("KUBECONFIG") or free >= needed:
+            return True
+        gigabytes = f"{free / images.GIGABYTE:.0f} GB of disk are free, {needed / images.GIGABYTE:.0f} GB are needed."
+        self._leave_out(title, gigabytes, "ROOM")
+        return False
+
+    def _leave_out(self, title: str, why: str, lack: str) -> None:
+        self._say(
+            f"{LOUD}\ntest-cluster: LEFT OUT from here on: {title}. {why} `make test-cluster` runs everything.\n{LOUD}"
+        )
+        self._rows.append((title, 0.0, f"LEFT OUT, NO {lack}"))
 
     def _spent(self) -> float:
         return sum(row[1] for row in self._rows) / 60
 
     def run(self) -> int:
-        nothing, end_to_end = (lambda: 0.0), (lambda: END_TO_END_SHARE * self._spent())
-        parts: list[tuple[str, Callable[[], bool], Callable[[], float]]] = [
-            ("programs of the control plane", lambda: self._tools("control-plane"), lambda: FIRST_MINUTES),
-            ("integration tests on a real API server", self._integration, nothing),
-            ("programs of the node, S3, Helm, Kueue; both images", self._programs_and_images, end_to_end),
-            ("end to end on a cluster", self._end_to_end, nothing),
+        parts = [
+            Part(
+                "programs of the control plane", lambda: self._tools("control-plane"), lambda: FIRST_MINUTES, GO_CACHE
+            ),
+            Part("integration tests on a real API server", self._integration),
+            Part(
+                "programs of the node, S3, Helm, Kueue; both images",
+                self._programs_and_images,
+                lambda: END_TO_END_SHARE * self._spent(),
+                images.NEEDED,
+            ),
+            Part("end to end on a cluster", self._end_to_end, room=images.IMPORT_NEEDED),
         ]
         good = True
-        for title, part, needed in parts:
-            if not self._is_time_for(title, needed()):
+        for part in parts:
+            if not (self._is_time_for(part.title, part.minutes()) and self._is_room_for(part.title, part.room)):
                 break
             started = time.monotonic()
             try:
-                good = part()
+                good = part.run()
             except ClusterError as error:
                 self._say(f"error: {error}")
                 good = False
-            self._rows.append((title, time.monotonic() - started, "ok" if good else "FAILED"))
+            self._rows.append((part.title, time.monotonic() - started, "ok" if good else "FAILED"))
             if not good:
                 break
         own = Cluster(state=STATE, say=self._say)
@@ -93,14 +125,16 @@ class Suite:
         return True
 
     def _programs_and_images(self) -> bool:
-        """At once: a compiler wants processors, an image mostly the network and the disk."""
+        """At once where the disk has room for both: a compiler wants processors, an image the network and the disk."""
         packages.ensure(packages.E2E, self._say)
         own = not os.environ.get("KUBECONFIG")
-        with ThreadPoolExecutor() as pool:
-            building = pool.submit(Builder(self._say).build) if own else None
-            binaries.build(binaries.SETS["e2e"], self._say)
-            if building is not None:
-                building.result()
+        together = _free() >= images.NEEDED + GO_CACHE
+        with ThreadPoolExecutor(max_workers=2 if together else 1) as pool:
+            running = [pool.submit(binaries.build, binaries.SETS["e2e"], self._say)]
+            if own:
+                running.append(pool.submit(images.Builder(self._say).build))
+            for each in running:
+                each.result()
         return True
 
     def _integration(self) -> bool:
@@ -148,6 +182,13 @@ class Suite:
         environment = {**os.environ, "REWARM_REQUIRE_CLUSTER": "1", "OMP_NUM_THREADS": "1"}
         command: Sequence[str] = [sys.executable, "-m", "pytest", "--durations", "10", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment).returncode
+
+
+def _free() -> int:
+    """Bytes of disk free where programs and images are kept."""
+    folder = binaries.tools_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
 
 
 def all_passed(report: Path) -> int:
