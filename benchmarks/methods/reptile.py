@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import rewarm_trainer  # noqa: F401 - before torch: it sets how long OpenMP spins
 from rewarm_api.snapshot import Optimizer
 from rewarm_bench.pages import replace_in
+from rewarm_trainer.accelerator import open_accelerator
 from rewarm_trainer.batches import Loader
 from rewarm_trainer.keeper import parameters_of
 from rewarm_trainer.methods.meta_experience import MetaExperience
 from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
 from rewarm_trainer.order import Order, Phase
-from rewarm_trainer.session import open_accelerator
 from rewarm_trainer.update import Updater
 from speed.work import CLIP, EOS, RATE, Text, Work
 

@@ -45,6 +45,7 @@ ROWS = {
     "gpu": ("gpu", "measure"),
     "end-to-end": ("end_to_end", "measure"),
     "step": ("step", "measure"),
+    "techniques": ("techniques", "measure"),
     "defaults": ("step", "defaults"),
 }
 LAST_START_SECONDS = 13 * 60

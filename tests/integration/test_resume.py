@@ -146,6 +146,24 @@ def test_a_finished_run_is_found_finished(world: World, finished: tuple[Path, Fi
     assert (whole / "report.json").read_bytes() == before
 
 
+def test_resumed_with_other_switches_rows_are_the_same_and_the_difference_is_said(
+    world: World, finished: tuple[Path, Finished]
+) -> None:
+    other = {"REWARM_PLAIN_ATTENTION": "on", "REWARM_READ_AHEAD": "off", "REWARM_KEEP_FREED_MEMORY": "off"}
+    manifest = world.manifest("switched")
+    process = world.start("run", manifest, "--workdir", world.root / "switched", **other)
+    read_until(process, lambda line: "checkpoint committed" in line)
+    process.kill()
+    process.wait()
+    done = world.run(manifest, "switched")
+    assert done.code == 0, done.err
+    said = "resumed in another environment: attention was eager, is sdpa; rows are the same"
+    assert said in done.err
+    rows = {step: rows for step, (_, rows) in losses(world, "switched").items()}
+    assert rows == {step: rows for step, (_, rows) in losses(world, "whole").items()}
+    assert world.report("switched")["environment"]["attention"] == "sdpa"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="compiling needs a C++ compiler")
 def test_a_compiled_bf16_run_resumes_bit_for_bit_too(world: World) -> None:

@@ -12,10 +12,10 @@ from small_plans import plan_of as plan_of
 from torch import nn
 
 from rewarm_api.snapshot import Optimizer
+from rewarm_trainer.accelerator import open_accelerator
 from rewarm_trainer.batches import Batch, assemble
 from rewarm_trainer.model import TokenLosses, build_optimizer, scratch_model
 from rewarm_trainer.order import Draw
-from rewarm_trainer.session import open_accelerator
 from rewarm_trainer.update import Updater
 
 EOS, VOCABULARY = 0, 50

@@ -139,8 +139,18 @@ class Loader:
     """This rank's batches, ahead of the training thread. Stateless: a batch is a function of its step."""
 
     def __init__(
-        self, sources: Mapping[str, Rows], *, eos: int, masking: bool, rank: int, world: int, rows: int
+        self,
+        sources: Mapping[str, Rows],
+        *,
+        eos: int,
+        masking: bool,
+        rank: int,
+        world: int,
+        rows: int,
+        ahead: bool = True,
     ) -> None:
+        """`ahead`: read while a step is made; without, each batch when it is asked for."""
+        self._reads_ahead = ahead
         self._sources = sources
         self.numbers = {name: number for number, name in enumerate(sorted(sources))}
         self._eos, self._masking = eos, masking
@@ -167,12 +177,13 @@ class Loader:
 
     def batch(self, order: Order, step: int) -> Batch:
         """The batch of update `step` + 1; those after it are read while that one is made."""
-        if order is not self._order or step != self._next:
-            self._order, self._read, self._ahead = order, self._load(order, step, 1), None
-        elif not self._read and self._ahead is not None:
+        follows = order is self._order and step == self._next
+        if follows and not self._read and self._ahead is not None:
             self._read, self._ahead = self._ahead.result(), None
+        elif not follows or not self._read:
+            self._order, self._read, self._ahead = order, self._load(order, step, 1), None
         batch, self._next = self._read.popleft(), step + 1
-        if not self._read:
+        if not self._read and self._reads_ahead:
             self._ahead = self._worker.submit(self._load, order, step + 1, max(1, AHEAD // batch.inputs.size))
         return batch
 

@@ -9,19 +9,19 @@ import os
 import platform
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from rewarm_api.errors import DataError, ManifestError, Problem
+from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.quantity import parse_length
 from rewarm_api.snapshot import Group
 from rewarm_trainer import harness, lora, sharding, techniques
 from rewarm_trainer import model as models
 from rewarm_trainer import teacher as teachers
+from rewarm_trainer.accelerator import PATIENCE, open_accelerator
 from rewarm_trainer.answering import Answerer
 from rewarm_trainer.base import Base, locate
 from rewarm_trainer.batches import Loader
@@ -35,7 +35,6 @@ from rewarm_trainer.experiment import needs_whole, processes_problem
 from rewarm_trainer.from_run import earlier_sources
 from rewarm_trainer.keeper import Keeper, load_optimizer, load_weights, parameters_of, reset_moments, weights_of
 from rewarm_trainer.looks import EvaluationSet, Looks, Scorer
-from rewarm_trainer.memory import keep_freed_memory
 from rewarm_trainer.methods.meta_experience import MetaExperience
 from rewarm_trainer.micro_batch import micro_batch_rows
 from rewarm_trainer.peers import Peers
@@ -50,30 +49,6 @@ if TYPE_CHECKING:
 
 
 EVALUATION_BATCH_TOKENS = 8192
-PATIENCE = timedelta(hours=2)
-"""How long ranks wait for each other: one may have to bring a large checkpoint to or from a far store."""
-
-
-def open_accelerator(precision: str | None) -> tuple[Accelerator, str]:
-    """Devices, processes and compute type, by accelerate. Returns it with the precision that is really on."""
-    if not torch.cuda.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
-    chosen = models.precision_for(precision, device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if chosen == "BF16" else "no",
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != wanted:
-        raise DataError(f"{wanted} processes were started, accelerate sees {accelerator.num_processes}")
-    return accelerator, chosen
 
 
 @dataclass
@@ -91,6 +66,7 @@ class Session:
     compiled: bool = field(init=False)
     attention: str = field(init=False)
     chunked_loss: bool = field(init=False)
+    read_ahead: bool = field(init=False)
     sharded: bool = field(init=False)
     micro_rows: int = field(init=False)
     method: MetaExperience | None = field(init=False)
@@ -160,7 +136,7 @@ class Session:
     def _choose_techniques(self, parameters: int, heads: int) -> None:
         """What makes a step fast on this device; `rewarm plan` shows the same choices."""
         training, machine = self.run.snapshot.training, models.machine_of(self.accelerator.device)
-        switches = techniques.Switches.read(training.precision, dict(os.environ), training.parallelism)
+        switches = techniques.Switches.read(training.precision, os.environ, training.parallelism)
         work = techniques.Work(
             parameters,
             self.run.plan.tokens,
@@ -175,7 +151,9 @@ class Session:
         )
         self.sharded, _ = techniques.sharding(switches.parallelism, machine, work)
         self.compiled, _ = techniques.compilation(switches.compilation, machine, work)
-        self.attention = techniques.attention(self.precision, self.compiled, machine, work)
+        plain, _ = techniques.plain_attention(switches.plain_attention, self.precision, self.compiled, machine, work)
+        self.attention = "eager" if plain else "sdpa"
+        self.read_ahead, _ = techniques.read_ahead(switches.read_ahead)
         self.model.set_attn_implementation(self.attention)  # type: ignore[operator]
         wanted, _ = techniques.chunked_loss(switches.chunked_loss, work)
         self.chunked_loss = wanted and self.losses.chunk_loss(compiled=self.compiled)
@@ -264,6 +242,7 @@ class Session:
             rank=self.rank,
             world=self.world,
             rows=self.run.plan.rows_per_step,
+            ahead=self.read_ahead,
         )
 
     def updater(self, sources: int) -> Updater:

@@ -1,7 +1,7 @@
 """Which techniques of speed a run uses on a device, each with its reason. Pure: facts in, choices out, no torch.
 
-Every one that changes how a number is rounded stands in the run's record. benchmarks/speed measures compilation and
-chunks one by one, the rest together with them, against a loop without.
+Every one that changes how a number is rounded stands in the run's record. benchmarks/speed (row `techniques`) leaves
+out each of those that can be left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rewarm_api.errors import ManifestError, Problem
-from rewarm_api.pod_rules import SWITCH_VALUES
+from rewarm_api.pod_rules import SWITCH_VALUES, SWITCHES
 from rewarm_trainer.micro_batch import STATE_BYTES
 
 COMPILE_WORTH_FLOPS = 3e12
@@ -65,6 +65,9 @@ class Switches:
     compilation: str = "auto"
     chunked_loss: str = "auto"
     parallelism: str = "Auto"
+    plain_attention: str = "auto"
+    read_ahead: str = "auto"
+    freed_memory: str = "auto"
 
     @staticmethod
     def read(precision: str | None, environment: Mapping[str, str], parallelism: str = "Auto") -> Switches:
@@ -76,7 +79,19 @@ class Switches:
                 raise ManifestError(Problem(name, found, " | ".join(SWITCH_VALUES), "take one of these, or unset it"))
             return found
 
-        return Switches(precision, choice("REWARM_COMPILE"), choice("REWARM_CHUNKED_LOSS"), parallelism)
+        return Switches(
+            precision, parallelism=parallelism, **{field: choice(name) for field, name in VARIABLES.items()}
+        )
+
+
+VARIABLES = dict(
+    zip(
+        ("compilation", "chunked_loss", "plain_attention", "read_ahead", "freed_memory"),
+        SWITCHES,
+        strict=True,
+    )
+)
+"""Fields of `Switches` and the variables that set them."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +124,20 @@ def compilation(choice: str, machine: Machine, work: Work) -> tuple[bool, str]:
     return True, "the run is longer than compiling"
 
 
-def attention(precision: str, compiled: bool, machine: Machine, work: Work) -> str:
-    """`sdpa`, but where its CPU kernel is the slow one: its BF16 backward pass costs more than the plain products,
-    which a compiled block fuses. Plain attention keeps rows x S x S numbers of every head, so only short rows take it,
-    and only where they leave most of the memory alone."""
+def plain_attention(choice: str, precision: str, compiled: bool, machine: Machine, work: Work) -> tuple[bool, str]:
+    """Whether attention is plain products instead of SDPA, and why.
+
+    SDPA's BF16 backward pass on a CPU costs more than the plain products, which a compiled block fuses. Plain attention
+    keeps rows x S x S numbers of every head, so only short rows take it, and only where they leave most of the memory
+    alone."""
+    if choice in ("on", "off"):
+        return choice == "on", "as asked"
     pairs = work.rows * work.length * work.length
     kept = pairs * (work.heads or 1) * SCORE_BYTES * work.sharing
     small = pairs <= PLAIN_ATTENTION_LIMIT and (machine.memory is None or kept <= machine.memory * SCORES_SHARE)
-    return "eager" if machine.device == "cpu" and precision == "BF16" and compiled and small else "sdpa"
+    if machine.device == "cpu" and precision == "BF16" and compiled and small:
+        return True, "SDPA's BF16 kernel is the slow one for short compiled rows"
+    return False, "SDPA is the faster one"
 
 
 def chunked_loss(choice: str, work: Work) -> tuple[bool, str]:
@@ -154,47 +175,44 @@ def _gibibytes(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
+def read_ahead(choice: str) -> tuple[bool, str]:
+    """Whether the next batches are read while a step is made, and why."""
+    return (choice == "on", "as asked") if choice in ("on", "off") else (True, "a step never waits for a disk")
+
+
+def freed_memory(choice: str, device: str) -> tuple[bool, str]:
+    """Whether a process keeps the blocks that it frees, and why."""
+    if device != "cpu":
+        return False, "it is for CPUs"
+    if choice in ("on", "off"):
+        return choice == "on", "as asked"
+    return True, "the C library would fault each block in again"
+
+
 def listed(machine: Machine, work: Work, switches: Switches) -> list[Technique]:
     """All techniques, on or off, as `rewarm plan` shows them."""
     chosen = precision(switches.precision, machine)
-    compiles, why_compiled = compilation(switches.compilation, machine, work)
-    kernel = attention(chosen, compiles, machine, work)
-    chunked, why_chunked = chunked_loss(switches.chunked_loss, work)
-    sharded, why_sharded = sharding(switches.parallelism, machine, work)
+    compiled = compilation(switches.compilation, machine, work)
+    plain = plain_attention(switches.plain_attention, chosen, compiled[0], machine, work)
+    kept = freed_memory(switches.freed_memory, machine.device)
     is_cpu = machine.device == "cpu"
     native = "the device computes in it natively" if machine.native_bf16 else "the device has no BF16 of its own"
+    asked = "as asked" if switches.precision else native
+    sharded = sharding(switches.parallelism, machine, work)
+    spins = "a thread that waits takes a core from others" if is_cpu else "it is for CPUs"
+    pinned = "there is no device to copy to" if is_cpu else "copies go beside the computation"
     return [
+        Technique("BF16 compute, FP32 weights", chosen == "BF16", asked, "spec.training.precision"),
+        Technique("blocks compiled one by one", *compiled, VARIABLES["compilation"]),
+        Technique("head and loss in chunks", *chunked_loss(switches.chunked_loss, work), VARIABLES["chunked_loss"]),
+        Technique("plain attention instead of SDPA", *plain, VARIABLES["plain_attention"]),
+        Technique("weights, gradients and moments sharded", *sharded, "spec.training.parallelism"),
         Technique(
-            "BF16 compute, FP32 weights",
-            chosen == "BF16",
-            "as asked" if switches.precision else native,
-            "spec.training.precision",
+            "fused AdamW", True, "one pass over weights and moments, left out on the device where nothing is finite"
         ),
-        Technique("blocks compiled one by one", compiles, why_compiled, "REWARM_COMPILE"),
-        Technique("head and loss in chunks", chunked, why_chunked, "REWARM_CHUNKED_LOSS"),
-        Technique(
-            "plain attention instead of SDPA",
-            kernel == "eager",
-            "its BF16 kernel is the slow one for short compiled rows"
-            if kernel == "eager"
-            else "SDPA is the faster one",
-        ),
-        Technique("weights, gradients and moments sharded", sharded, why_sharded, "spec.training.parallelism"),
-        Technique("fused AdamW", True, "one pass over weights and moments"),
-        Technique("batches read one step ahead", True, "a step never waits for a disk"),
+        Technique("batches read one step ahead", *read_ahead(switches.read_ahead), VARIABLES["read_ahead"]),
         Technique("a step's numbers read in the next", True, "no step waits for the host"),
-        Technique(
-            "freed memory kept", is_cpu, "the C library would fault each block in again" if is_cpu else "it is for CPUs"
-        ),
-        Technique(
-            "threads that spin little",
-            is_cpu,
-            "a thread that waits takes a core from others" if is_cpu else "it is for CPUs",
-            "GOMP_SPINCOUNT",
-        ),
-        Technique(
-            "pinned copies to the device",
-            not is_cpu,
-            "copies go beside the computation" if not is_cpu else "there is no device to copy to",
-        ),
+        Technique("freed memory kept", *kept, VARIABLES["freed_memory"] if is_cpu else ""),
+        Technique("threads that spin little", is_cpu, spins, "GOMP_SPINCOUNT"),
+        Technique("pinned copies to the device", not is_cpu, pinned),
     ]

@@ -41,14 +41,16 @@ def order_of(text: Text, work: Work) -> Order:
     )
 
 
-def loader_of(text: Text, work: Work) -> Loader:
-    return Loader({"text": text}, eos=EOS, masking=True, rank=0, world=1, rows=work.rows)
+def loader_of(text: Text, work: Work, ahead: bool = True) -> Loader:
+    return Loader({"text": text}, eos=EOS, masking=True, rank=0, world=1, rows=work.rows, ahead=ahead)
 
 
 def attention_of(work: Work, rows: int, bf16: bool, compiled: bool, device: torch.device = CPU) -> str:
     heads = work.heads * work.layers
     chosen = techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length, heads=heads)
-    return techniques.attention("BF16" if bf16 else "FP32", compiled, machine_of(device), chosen)
+    machine, precision = machine_of(device), "BF16" if bf16 else "FP32"
+    plain, _ = techniques.plain_attention("auto", precision, compiled, machine, chosen)
+    return "eager" if plain else "sdpa"
 
 
 class Rewarm:
@@ -63,20 +65,24 @@ class Rewarm:
         chunked: bool | None = None,
         device: str = "cpu",
         micro_rows: int | None = None,
+        without: str = "",
     ) -> None:
-        """`chunked`: head and loss together, or not; None: as the product chooses. `device`: cpu, or auto."""
+        """`chunked`: head and loss together, or not; None: as the product chooses. `device`: cpu, or auto.
+        `without`: a field of techniques.Switches that is off."""
         from accelerate import Accelerator
 
         self._work = work = Work(**work)  # type: ignore[assignment]
         text = Text(work)
         is_cpu = device == "cpu" or not torch.cuda.is_available()
         if is_cpu:
-            keep_freed_memory()
+            if without != "freed_memory":
+                keep_freed_memory()
             os.environ["ACCELERATE_USE_CPU"] = "true"
         accelerator = Accelerator(cpu=is_cpu, mixed_precision="bf16" if bf16 else "no")
         rows = micro_batch_rows(micro_rows, work.rows, work.length)
         losses = self._losses = TokenLosses(model_of(work))
-        losses.model.set_attn_implementation(attention_of(work, rows, bf16, compiled, accelerator.device))  # type: ignore[operator]
+        attention = attention_of(work, rows, bf16, compiled, accelerator.device)
+        losses.model.set_attn_implementation("sdpa" if without == "plain_attention" else attention)  # type: ignore[operator]
         wanted, _ = techniques.chunked_loss(
             "auto" if chunked is None else "on" if chunked else "off",
             techniques.Work(work.parameters, 0, work.vocabulary, rows, work.length),
@@ -95,9 +101,10 @@ class Rewarm:
         )
         module, optimizer = accelerator.prepare(losses, build_optimizer(losses.model, settings))
         self._updater = Updater(accelerator, module, optimizer.optimizer, micro_rows=rows, clip=CLIP, seed=1, sources=1)
-        self._loader, self._order, self._step = loader_of(text, work), order_of(text, work), 0
+        self._loader, self._order, self._step = loader_of(text, work, without != "read_ahead"), order_of(text, work), 0
 
-        self.facts = {"parameters": sum(parameter.numel() for parameter in losses.model.parameters())}
+        parameters = sum(parameter.numel() for parameter in losses.model.parameters())
+        self.facts = {"parameters": parameters, "attention": attention, "chunked": wanted}
 
     def run(self, steps: int) -> None:
         outcome = None

@@ -15,6 +15,7 @@ from speed import flops, page
 from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
 from speed.rows import gpu, step
+from speed.rows import techniques as leaving_out
 from speed.spread import Spread, fastest, ratios
 from speed.work import Text, Work, step_rows
 
@@ -209,6 +210,25 @@ def test_bf16_is_measured_where_the_processor_has_it(native: bool, measured: int
     here = [case for case in step.cases("full") if step.worth_measuring(case, Machine("cpu", native, True))]
     assert len(here) == measured
     assert step.worth_measuring(step.cases("smoke")[0], Machine("cpu", False, True)), "a rehearsal runs everywhere"
+
+
+def test_what_only_bf16_has_is_left_out_where_the_processor_computes_in_it() -> None:
+    old, new = leaving_out.left_out(False), leaving_out.left_out(True)
+    assert new.keys() - old.keys() == {"FP32 compute", "SDPA instead of plain attention"}
+    assert next(iter(old)) == leaving_out.ALL, "what the others are compared with"
+
+
+def test_compiling_has_paid_when_its_time_is_given_back() -> None:
+    shape = Work(hidden=64, layers=2, vocabulary=512, length=50, rows=2)
+    eager = "blocks not compiled"
+    times = {leaving_out.ALL: [2.0, 2.0], eager: [6.0, 6.0]}  # of two steps
+    said = leaving_out.paid(shape, {leaving_out.ALL: 21.0, eager: 3.0}, times, steps=2)
+    operations = 10 * 100 * flops.per_token(shape.parameters, 2, 64, 50)
+    assert "took 20 s and gives back 2.00 s a step of 100 tokens: paid after 10 steps" in said
+    assert f"{operations:.1e} operations. `auto` compiles from 3e+12 on." in said
+    slower = {leaving_out.ALL: [6.0], eager: [6.0]}
+    assert leaving_out.paid(shape, {leaving_out.ALL: 9.0}, slower, 1).endswith("gave nothing back here.")
+    assert leaving_out.paid(shape, {}, {leaving_out.ALL: [1.0]}, 1) == ""
 
 
 @pytest.mark.slow

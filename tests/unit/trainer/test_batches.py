@@ -113,18 +113,18 @@ def test_batches_read_ahead_are_those_read_alone(world: int, monkeypatch: pytest
             phases, seed=1, rows_per_step=4, sizes={"new": 40, "old": 30}, corpus={"new": 1}, replay={"old": 1}
         )
 
-    def loader() -> Loader:
-        return Loader(table, eos=7, masking=True, rank=world - 1, world=world, rows=4)
+    def loader(ahead: bool) -> Loader:
+        return Loader(table, eos=7, masking=True, rank=world - 1, world=world, rows=4, ahead=ahead)
 
     first = order(Phase(0, 0.25), Phase(5, 0.5, sequence_length=4))
     second = order(Phase(0, 0.25), Phase(14, 0.75, "diverged"))
     asked = [*((first, step) for step in (*range(12), 3, 4, 5, 20, 21)), *((second, step) for step in range(12, 18))]
-    ahead = loader()
+    ahead, alone = loader(True), loader(False)
     for plan, step in asked:
-        alone = loader()
         expected, found = alone.batch(plan, step), ahead.batch(plan, step)
-        alone.close()
+        assert not alone._worker._threads, "nobody reads beside"
         for name in ("inputs", "labels", "positions", "sources"):
             assert (getattr(found, name) == getattr(expected, name)).all()
         assert (found.valid, found.pieces, len(found)) == (expected.valid, expected.pieces, len(expected))
     ahead.close()
+    alone.close()

@@ -56,6 +56,7 @@ COMPILED = {
     "compiled": ({}, ROUNDING),
     "compiled, head and loss in chunks": ({"chunks": 16}, ROUNDING),
     "compiled, BF16, plain attention": ({"precision": "BF16", "attention": "eager"}, OF_BF16),
+    "compiled, BF16, head and loss in chunks": ({"precision": "BF16", "chunks": 16}, OF_BF16),
 }
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ from rewarm_trainer.techniques import Machine, Switches, Work
 DEFAULTS = Switches()
 CPU, OLD_CPU, GPU = Machine("cpu", True, True), Machine("cpu", False, True), Machine("cuda", True, True)
 LONG, SHORT = Work(10**9, 10**9, 128_000, 8, 256), Work(10**4, 10**4, 4096, 8, 256)
+
+
+def plain(*facts: Any) -> bool:
+    return techniques.plain_attention("auto", *facts)[0]
 
 
 def chosen(machine: Machine, work: Work, switches: Switches = DEFAULTS) -> dict[str, bool]:
@@ -38,11 +43,13 @@ def test_head_and_loss_go_together_for_large_vocabularies() -> None:
 
 
 def test_plain_attention_is_for_short_compiled_bf16_rows_of_a_cpu() -> None:
-    assert techniques.attention("BF16", True, CPU, SHORT) == "eager"
-    assert techniques.attention("BF16", True, GPU, SHORT) == "sdpa"
-    assert techniques.attention("FP32", True, CPU, SHORT) == "sdpa"
-    assert techniques.attention("BF16", False, CPU, SHORT) == "sdpa"
-    assert techniques.attention("BF16", True, CPU, Work(1, 1, 1, 8, 1 << 11)) == "sdpa"
+    assert plain("BF16", True, CPU, SHORT)
+    assert not plain("BF16", True, GPU, SHORT)
+    assert not plain("FP32", True, CPU, SHORT)
+    assert not plain("BF16", False, CPU, SHORT)
+    assert not plain("BF16", True, CPU, Work(1, 1, 1, 8, 1 << 11))
+    assert techniques.plain_attention("on", "FP32", False, GPU, SHORT) == (True, "as asked")
+    assert techniques.plain_attention("off", "BF16", True, CPU, SHORT) == (False, "as asked")
 
 
 def test_state_is_sharded_where_it_would_not_fit_whole() -> None:
@@ -99,11 +106,37 @@ def test_switches_come_from_manifest_and_environment() -> None:
     assert Switches.read(None, {}) == Switches()
 
 
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("REWARM_COMPILE", "blocks compiled one by one"),
+        ("REWARM_CHUNKED_LOSS", "head and loss in chunks"),
+        ("REWARM_PLAIN_ATTENTION", "plain attention instead of SDPA"),
+        ("REWARM_READ_AHEAD", "batches read one step ahead"),
+        ("REWARM_KEEP_FREED_MEMORY", "freed memory kept"),
+    ],
+)
+def test_every_switch_switches_its_technique(variable: str, name: str) -> None:
+    for word in ("on", "off"):
+        (found,) = [
+            each
+            for each in techniques.listed(CPU, LONG, Switches.read(None, {variable: word}))
+            if each.switch == variable
+        ]
+        assert (found.name, found.on, found.why) == (name, word == "on", "as asked")
+
+
+def test_a_device_without_such_memory_has_no_switch_for_it() -> None:
+    assert techniques.freed_memory("on", "cuda") == (False, "it is for CPUs")
+    found = {each.name: each.switch for each in techniques.listed(GPU, LONG, Switches())}
+    assert not found["freed memory kept"]
+
+
 def test_plain_attention_leaves_most_of_the_memory_alone() -> None:
     short = replace(LONG, rows=8, length=1024, heads=32 * 22)
-    assert techniques.attention("BF16", True, replace(CPU, memory=256 << 30), short) == "eager"
-    assert techniques.attention("BF16", True, replace(CPU, memory=128 << 30), short) == "sdpa", "22 GiB of scores"
-    assert techniques.attention("BF16", True, CPU, short) == "eager", "nobody knows the memory"
+    assert plain("BF16", True, replace(CPU, memory=256 << 30), short)
+    assert not plain("BF16", True, replace(CPU, memory=128 << 30), short), "22 GiB of scores"
+    assert plain("BF16", True, CPU, short), "nobody knows the memory"
 
 
 def test_a_switch_that_nobody_knows_is_refused() -> None:
