@@ -73,6 +73,20 @@ def at_the_limit(work: dict[str, int], small: bool) -> tuple[list[Bar], list[str
     return bars, notes
 
 
+def at_rows_that_run(sizes: dict[str, int], rows: int, small: bool) -> tuple[int, list[Bar], list[str]]:
+    """`at_the_limit` at `rows`, or at fewer where that many do not run after all. ArmError when one row does not."""
+    said: list[str] = []
+    while True:
+        try:
+            bars, notes = at_the_limit({**sizes, "rows": rows}, small)
+            return rows, bars, said + notes
+        except ArmError as error:
+            if rows == 1:
+                raise
+            said.append(f"{rows} rows do not run: {error}.")
+            rows = max(1, rows * 3 // 4)
+
+
 def gains(work: dict[str, int], small: bool) -> tuple[Table, list[str]]:
     """Each technique left out, at rows that fit without it."""
     steps, count = (1, 2) if small else (3, 4)
@@ -97,7 +111,7 @@ def measure(size: str, folder: Path) -> Result:
         return Result("gpu", "One GPU", (), missing, (), size)
     sizes = {**TINY, "length": 32} if small else LARGE
     rows = batch_rows(sizes, small)
-    bars, notes = at_the_limit({**sizes, "rows": rows}, small)
+    rows, bars, notes = at_rows_that_run(sizes, rows, small)
     # Whole logits and their gradients take memory of their own: a quarter of the rows fits without any technique.
     table, said = gains({**sizes, "rows": max(1, rows // 4)}, small)
     return Result("gpu", "One GPU", (table,), tuple(bars), (*notes, *said), size)

@@ -231,6 +231,21 @@ def test_compiling_has_paid_when_its_time_is_given_back() -> None:
     assert leaving_out.paid(shape, {}, {leaving_out.ALL: [1.0]}, 1) == ""
 
 
+def test_rows_that_do_not_run_after_all_are_made_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_the_limit(work: dict[str, int], small: bool) -> tuple[list[Bar], list[str]]:
+        if work["rows"] > most:
+            raise ArmError("out of memory")
+        return [MET_BAR], ["ran"]
+
+    monkeypatch.setattr(gpu, "at_the_limit", at_the_limit)
+    most = 5
+    said = ["8 rows do not run: out of memory.", "6 rows do not run: out of memory.", "ran"]
+    assert gpu.at_rows_that_run({}, 8, False) == (4, [MET_BAR], said)
+    most = 0
+    with pytest.raises(ArmError, match="out of memory"):
+        gpu.at_rows_that_run({}, 8, False)
+
+
 @pytest.mark.slow
 def test_the_gpu_row_goes_through_on_a_processor_at_a_tiny_size(tmp_path: Path) -> None:
     found = gpu.measure("smoke", tmp_path)
