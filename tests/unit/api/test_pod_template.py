@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from pod_templates import POD, REFUSED, WHOLE
 
@@ -43,6 +46,15 @@ def test_the_whole_list_is_taken_and_carried_outside_the_digest(check, yaml):
     carried = snapshot.operation["compute"]["podTemplate"]
     assert without_nulls(carried) == yaml(WHOLE) | DEFAULTED
     assert snapshot.digest == resolve(plain.run, uid="u").digest
+
+
+def test_the_page_on_speed_keeps_the_compilers_cache_on_a_claim(check, yaml):
+    page = (Path(__file__).parents[3] / "docs" / "speed.md").read_text()
+    template = yaml(page.partition("```yaml")[2].partition("```")[0])["compute"]["podTemplate"]
+    checked = check(CLUSTER | {POD: json.dumps(template)}, local=False)
+    assert checked.problems == ()
+    image = (Path(__file__).parents[3] / "Dockerfile").read_text()
+    assert all(f"{each['name']}=" in image for each in template["env"]), "what the image sets, elsewhere"
 
 
 @pytest.mark.parametrize("name", REFUSED)
