@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rewarm_api.errors import ManifestError, Problem
-from rewarm_api.pod_rules import SWITCH_VALUES, SWITCHES
+from rewarm_api.pod_rules import SWITCH_VALUES
 from rewarm_trainer.micro_batch import STATE_BYTES
 
 COMPILE_WORTH_FLOPS = 3e12
@@ -84,13 +84,13 @@ class Switches:
         )
 
 
-VARIABLES = dict(
-    zip(
-        ("compilation", "chunked_loss", "plain_attention", "read_ahead", "freed_memory"),
-        SWITCHES,
-        strict=True,
-    )
-)
+VARIABLES = {
+    "compilation": "REWARM_COMPILE",
+    "chunked_loss": "REWARM_CHUNKED_LOSS",
+    "plain_attention": "REWARM_PLAIN_ATTENTION",
+    "read_ahead": "REWARM_READ_AHEAD",
+    "freed_memory": "REWARM_KEEP_FREED_MEMORY",
+}
 """Fields of `Switches` and the variables that set them."""
 
 

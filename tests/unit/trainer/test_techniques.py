@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rewarm_api.errors import ManifestError
+from rewarm_api.pod_rules import SWITCHES
 from rewarm_trainer import machine, model, techniques
 from rewarm_trainer.techniques import Machine, Switches, Work
 
@@ -124,6 +125,10 @@ def test_every_switch_switches_its_technique(variable: str, name: str) -> None:
             if each.switch == variable
         ]
         assert (found.name, found.on, found.why) == (name, word == "on", "as asked")
+
+
+def test_pods_may_be_given_every_switch() -> None:
+    assert set(techniques.VARIABLES.values()) == set(SWITCHES)
 
 
 def test_a_device_without_such_memory_has_no_switch_for_it() -> None:
