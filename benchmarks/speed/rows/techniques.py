@@ -45,6 +45,9 @@ def left_out(native_bf16: bool) -> dict[str, Without]:
     return found
 
 
+QUICKSTART = {"hidden": 128, "layers": 4, "vocabulary": 2048, "length": 256, "rows": 32}
+"""The model of `make quickstart`: so small that most of a step is not in its products."""
+BLOCKS = {ALL: Without(), "blocks not compiled": Without({"compiled": False})}
 LOGITS = {ALL: Without({"chunked": True}), "logits whole": Without({"chunked": False})}
 
 
@@ -89,12 +92,13 @@ def paid(shape: Work, first: dict[str, float], times: dict[str, list[float]], st
         return ""
     own, other = Spread.of(times[ALL]).median / steps, Spread.of(eager).median / steps
     took = first[ALL] - own
+    model = f"{shape.parameters / 1e6:.1f}M parameters"
     if other <= own:
-        return f"Compiling took {took:.0f} s and gave nothing back here."
+        return f"{model}: compiling took {took:.0f} s and gave nothing back here."
     needed = took / (other - own)
     operations = needed * shape.tokens * flops.per_token(shape.parameters, shape.layers, shape.hidden, shape.length)
     return (
-        f"Compiling from an empty cache took {took:.0f} s and gives back {other - own:.2f} s a step of "
+        f"{model}: compiling from an empty cache took {took:.0f} s and gives back {other - own:.2f} s a step of "
         f"{shape.tokens:,} tokens: paid after {needed:,.0f} steps, {operations:.1e} operations. `auto` compiles from "
         f"{COMPILE_WORTH_FLOPS:.0e} on."
     )
@@ -105,7 +109,10 @@ def measure(size: str, folder: Path) -> Result:
     usual = {**TINY, "length": 32, "rows": 2} if small else {**SMALL, "length": 256, "rows": 8}
     large = {**usual, "vocabulary": 1000 if small else 32_768}
     lines, bars, notes = [], [], []
-    for work, variants in ((usual, left_out(machine.find().native_bf16)), (large, LOGITS)):
+    cases = [(usual, left_out(machine.find().native_bf16)), (large, LOGITS)]
+    if not small:
+        cases.append((QUICKSTART, BLOCKS))
+    for work, variants in cases:
         with tempfile.TemporaryDirectory(prefix="rewarm-speed-", ignore_cleanup_errors=True) as cache:
             own, said, note = measure_case(work, variants, size, cache)
         lines += own
@@ -113,5 +120,7 @@ def measure(size: str, folder: Path) -> Result:
         notes += [note] if note else []
     notes.append("Fused AdamW and a step's numbers read in the next cannot be left out: the update is built on them.")
     header = ("model", "", "seconds a step", "CPU-seconds a step", f"times that of {ALL}")
-    table = Table("Steps of 2,048 tokens, T = 256" if not small else "A rehearsal", header, tuple(lines))
+    table = Table(
+        "Steps of 2,048 tokens (of the smallest 8,192), T = 256" if not small else "A rehearsal", header, tuple(lines)
+    )
     return Result("techniques", "Techniques, each left out", (table,), tuple(bars), tuple(notes), size)
