@@ -2,11 +2,13 @@
 
     python serve.py '{"paths": [...], "module": "speed.arms.training", "kind": "Rewarm", "options": {...}}'
 
-Runs under a peer's interpreter too: nothing but the standard library is imported here.
+Runs under a peer's interpreter too: nothing but the standard library is imported here; a profile
+asks for torch.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import resource
@@ -42,6 +44,13 @@ def answer(value: dict[str, Any]) -> None:
     print(json.dumps({"answer": value}), flush=True)
 
 
+def profiled(arm: Any, steps: int) -> dict[str, float]:
+    """Any arm that runs steps can be asked where their time goes."""
+    from speed.profiling import shares
+
+    return shares(lambda: arm.run(steps))
+
+
 def main() -> None:
     asked = json.loads(sys.argv[1])
     sys.path[0:1] = asked["paths"]
@@ -51,7 +60,8 @@ def main() -> None:
         told = json.loads(line)
         forget_peak()
         before, cpu, began = megabytes("VmRSS"), cpu_seconds(), time.perf_counter()
-        value = getattr(arm, told["verb"])(**told["arguments"])
+        verb = functools.partial(profiled, arm) if told["verb"] == "profile" else getattr(arm, told["verb"])
+        value = verb(**told["arguments"])
         seconds = time.perf_counter() - began
         answer(
             {

@@ -150,7 +150,7 @@ class Session:
             heads=heads,
         )
         self.sharded, _ = techniques.sharding(switches.parallelism, machine, work)
-        self.compiled, _ = techniques.compilation(switches.compilation, machine, work)
+        self.compiled, _ = techniques.compilation(switches.compilation, self.precision, machine, work)
         plain, _ = techniques.plain_attention(switches.plain_attention, self.precision, self.compiled, machine, work)
         self.attention = "eager" if plain else "sdpa"
         self.read_ahead, _ = techniques.read_ahead(switches.read_ahead)

@@ -13,8 +13,10 @@ from rewarm_api.errors import ManifestError, Problem
 from rewarm_api.pod_rules import SWITCH_VALUES
 from rewarm_trainer.micro_batch import STATE_BYTES
 
-COMPILE_WORTH_FLOPS = 3e12
-"""About a minute of eager BF16 training on two cores; compiling costs a third of that."""
+COMPILE_WORTH_FLOPS = {"BF16": 3e12, "FP32": 3e13}
+"""Operations of a run on a CPU that give back what compiling from an empty cache costs. FP32 as measured on two cores
+(benchmarks/speed, row `techniques`: 2.6e13 and 4.2e13 at 12.4M parameters); BF16 gives back more, since only compiled
+blocks get around SDPA's slow kernel, and was estimated."""
 PLAIN_ATTENTION_LIMIT = 1 << 23
 """rows x length x length up to which plain attention beats the CPU's own BF16 kernel, whose backward pass is slow."""
 SCORE_BYTES = 4
@@ -109,7 +111,7 @@ def precision(asked: str | None, machine: Machine) -> str:
     return asked or ("BF16" if machine.native_bf16 else "FP32")
 
 
-def compilation(choice: str, machine: Machine, work: Work) -> tuple[bool, str]:
+def compilation(choice: str, precision: str, machine: Machine, work: Work) -> tuple[bool, str]:
     """Whether blocks are compiled, and why."""
     if choice in ("on", "off"):
         return choice == "on", "as asked"
@@ -119,7 +121,7 @@ def compilation(choice: str, machine: Machine, work: Work) -> tuple[bool, str]:
         return True, "it pays at once on a GPU"
     if work.parameters is None:
         return False, "the model's size is not known yet"
-    if 6.0 * work.parameters * work.tokens < COMPILE_WORTH_FLOPS:
+    if 6.0 * work.parameters * work.tokens < COMPILE_WORTH_FLOPS[precision]:
         return False, "this run is shorter than compiling"
     return True, "the run is longer than compiling"
 
@@ -192,7 +194,7 @@ def freed_memory(choice: str, device: str) -> tuple[bool, str]:
 def listed(machine: Machine, work: Work, switches: Switches) -> list[Technique]:
     """All techniques, on or off, as `rewarm plan` shows them."""
     chosen = precision(switches.precision, machine)
-    compiled = compilation(switches.compilation, machine, work)
+    compiled = compilation(switches.compilation, chosen, machine, work)
     plain = plain_attention(switches.plain_attention, chosen, compiled[0], machine, work)
     kept = freed_memory(switches.freed_memory, machine.device)
     is_cpu = machine.device == "cpu"

@@ -41,8 +41,8 @@ def order_of(text: Text, work: Work) -> Order:
     )
 
 
-def loader_of(text: Text, work: Work, ahead: bool = True) -> Loader:
-    return Loader({"text": text}, eos=EOS, masking=True, rank=0, world=1, rows=work.rows, ahead=ahead)
+def loader_of(text: Text, work: Work, *, ahead: bool = True, masking: bool = True) -> Loader:
+    return Loader({"text": text}, eos=EOS, masking=masking, rank=0, world=1, rows=work.rows, ahead=ahead)
 
 
 def attention_of(work: Work, rows: int, bf16: bool, compiled: bool, device: torch.device = CPU) -> str:
@@ -66,9 +66,10 @@ class Rewarm:
         device: str = "cpu",
         micro_rows: int | None = None,
         without: str = "",
+        masking: bool = True,
     ) -> None:
         """`chunked`: head and loss together, or not; None: as the product chooses. `device`: cpu, or auto.
-        `without`: a field of techniques.Switches that is off."""
+        `without`: a field of techniques.Switches that is off. `masking`: documents of a row are kept apart."""
         from accelerate import Accelerator
 
         self._work = work = Work(**work)  # type: ignore[assignment]
@@ -101,7 +102,8 @@ class Rewarm:
         )
         module, optimizer = accelerator.prepare(losses, build_optimizer(losses.model, settings))
         self._updater = Updater(accelerator, module, optimizer.optimizer, micro_rows=rows, clip=CLIP, seed=1, sources=1)
-        self._loader, self._order, self._step = loader_of(text, work, without != "read_ahead"), order_of(text, work), 0
+        self._loader = loader_of(text, work, ahead=without != "read_ahead", masking=masking)  # type: ignore[arg-type]
+        self._order, self._step = order_of(text, work), 0  # type: ignore[arg-type]
 
         parameters = sum(parameter.numel() for parameter in losses.model.parameters())
         self.facts = {"parameters": parameters, "attention": attention, "chunked": wanted}

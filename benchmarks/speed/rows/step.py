@@ -5,18 +5,24 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rewarm_trainer import machine, techniques
 from speed import flops, peers
 from speed.arm import Arm, ArmError, cpu, rounds, seconds
+from speed.profiling import GROUPS, OTHER
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
+from speed.work import Work
 
 SMALL = {"hidden": 384, "layers": 6, "vocabulary": 4096}
 LARGE = {"hidden": 512, "layers": 10, "vocabulary": 16384}
 TINY = {"hidden": 64, "layers": 2, "vocabulary": 512}
+TOGETHER = "rewarm, documents together"
+"""As litgpt and OLMo-core take rows: no document of a row is kept from its neighbours. The product keeps them apart."""
+PROFILED = ("rewarm", TOGETHER, "litgpt", "Trainer compiled")
 PACKAGED = ("Trainer", "Trainer compiled", "litgpt")
 """Peers of the bar; OLMo-core stands beside them: its model runs here, its trainer does not."""
 
@@ -42,6 +48,7 @@ def arms_of(work: dict[str, int], bf16: bool, folder: Path, stack: ExitStack) ->
     shared = {"work": work, "bf16": bf16}
     wanted: dict[str, tuple[str, str, dict[str, Any], peers.Environment | None]] = {
         "rewarm": (here, "Rewarm", {**shared, "compiled": True}, None),
+        TOGETHER: (here, "Rewarm", {**shared, "compiled": True, "masking": False}, None),
         "bare loop": (here, "Bare", {**shared, "compiled": True}, None),
         "Trainer": (here, "HuggingFace", {**shared, "compiled": False}, None),
         "Trainer compiled": (here, "HuggingFace", {**shared, "compiled": True}, None),
@@ -50,7 +57,7 @@ def arms_of(work: dict[str, int], bf16: bool, folder: Path, stack: ExitStack) ->
     }
     arms, notes = {}, []
     for name, (module, kind, options, environment) in wanted.items():
-        own = name in ("rewarm", "bare loop")
+        own = name in ("rewarm", TOGETHER, "bare loop")
         try:
             if environment is None:
                 arms[name] = stack.enter_context(Arm(module, kind, options, own=True, spinning=not own))
@@ -65,8 +72,26 @@ def arms_of(work: dict[str, int], bf16: bool, folder: Path, stack: ExitStack) ->
     return arms, notes
 
 
-def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], list[Bar], list[str]]:
-    """One line of the table and its bars."""
+@dataclass(frozen=True)
+class Measured:
+    """One case: its line of the table, bars, notes, and lines of where the time of a step goes."""
+
+    line: tuple[str, ...]
+    bars: list[Bar]
+    notes: list[str]
+    profile: list[tuple[str, ...]]
+
+
+def profile_of(label: str, arms: dict[str, Arm], steps: int) -> list[tuple[str, ...]]:
+    """Milliseconds of a step in each group of operations, arm by arm."""
+    lines: list[tuple[str, ...]] = []
+    for name in (name for name in PROFILED if name in arms):
+        spent = arms[name].ask("profile", steps=steps).value
+        lines.append((label, name, *(f"{spent[group] / steps:,.0f}" for group in SPENT)))
+    return lines
+
+
+def measure_case(case: Case, size: str, folder: Path) -> Measured:
     model, length, count, bf16 = case
     work = {**model, "length": length, "rows": count}
     with ExitStack() as stack:
@@ -84,9 +109,10 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
                 notes.append(f"{name} has {own:,} parameters, rewarm's model {parameters:,}.")
         few = {"smoke": (2, 1), "standard": (5, 2), "full": (7, 3)}[size]
         answers = rounds(arms, few[0], "run", first={"steps": 1}, steps=few[1])
+        label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
+        profile = profile_of(label, arms, few[1])
     with Arm("speed.arms.ceiling", "Matmul", {"bf16": bf16}) as product:
         ceiling = float(product.ask("measure", size=128 if size == "smoke" else 2048).value)
-    label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
     times = {name: seconds(each) for name, each in answers.items()}
     tokens = length * count * few[1]
     rates = [f"{tokens / Spread.of(times[name]).median:,.0f}" if name in times else "" for name in COLUMNS]
@@ -95,13 +121,15 @@ def measure_case(case: Case, size: str, folder: Path) -> tuple[tuple[str, ...], 
     best = fastest(packaged)
     bars = [
         Bar.on(f"{label}: rewarm / fastest packaged peer ({best})", 1.1, ratios(mine, packaged[best])),
+        Bar.on(f"{label}: {TOGETHER} / fastest packaged peer ({best})", 1.1, ratios(times[TOGETHER], packaged[best])),
         Bar.on(f"{label}: rewarm / Trainer", 1.3, ratios(mine, times["Trainer"])),
         Bar.on(f"{label}: rewarm / bare loop with the same techniques", 0.97, ratios(mine, times["bare loop"])),
     ]
     spent = tokens / Spread.of(cpu(answers["rewarm"])).median
     operations = flops.per_token(parameters, model["layers"], model["hidden"], length)
     used = flops.utilisation(tokens / Spread.of(mine).median, operations, ceiling)
-    return (label, *rates, f"{spent:,.0f}", f"{ceiling / 1e9:,.0f}", f"{used:.0%}"), bars, notes
+    line = (label, *rates, f"{spent:,.0f}", f"{ceiling / 1e9:,.0f}", f"{used:.0%}")
+    return Measured(line, bars, notes, profile)
 
 
 NO_BF16 = "this processor does not compute in BF16, so the product takes FP32 on it"
@@ -112,17 +140,19 @@ def worth_measuring(case: Case, found: techniques.Machine) -> bool:
     return found.native_bf16 or not case[3] or case[0] == TINY
 
 
-COLUMNS = ("rewarm", "bare loop", "Trainer", "Trainer compiled", "litgpt", "OLMo-core's model")
+SPENT = (*(group for group, _ in GROUPS), OTHER)
+COLUMNS = ("rewarm", TOGETHER, "bare loop", "Trainer", "Trainer compiled", "litgpt", "OLMo-core's model")
 
 
 def measure(size: str, folder: Path) -> Result:
-    lines, bars, notes = [], [], []
+    lines, bars, notes, profile = [], [], [], []
     here = [case for case in cases(size) if worth_measuring(case, machine.find())]
     for case in here:
-        line, own, said = measure_case(case, size, folder)
-        lines.append(line)
-        bars += own
-        notes += [f"{line[0]}: {note}" for note in said]
+        found = measure_case(case, size, folder)
+        lines.append(found.line)
+        bars += found.bars
+        profile += found.profile
+        notes += [f"{found.line[0]}: {note}" for note in found.notes]
     bars += [
         Bar.missing(
             f"{case[0]['hidden']} wide, T = {case[1]:,}, {'bf16' if case[3] else 'fp32'}: the same three",
@@ -142,7 +172,8 @@ def measure(size: str, folder: Path) -> Result:
         tuple(lines),
     )
     unique = tuple(dict.fromkeys(notes))
-    return Result("step", "Training step", (table,), tuple(bars), unique, size, versions=versions)
+    spent = Table("Milliseconds of a step, by torch's profiler", ("", "", *SPENT), tuple(profile))
+    return Result("step", "Training step", (table, spent), tuple(bars), unique, size, versions=versions)
 
 
 def defaults(size: str, folder: Path) -> Result:
@@ -154,8 +185,12 @@ def defaults(size: str, folder: Path) -> Result:
     steps = 4 if size == "smoke" else 1000
     work = {**model, "length": length, "rows": count}
     spent: dict[str, float] = {}
-    own = machine.find().native_bf16
-    for name, kind, bf16, compiled in (("rewarm", "Rewarm", own, True), ("Trainer", "HuggingFace", False, False)):
+    here = machine.find()
+    own = here.native_bf16
+    shape = Work(**work)
+    asked = techniques.Work(shape.parameters, steps * shape.tokens, shape.vocabulary, shape.rows, shape.length)
+    compiles, why = techniques.compilation("auto", "BF16" if own else "FP32", here, asked)
+    for name, kind, bf16, compiled in (("rewarm", "Rewarm", own, compiles), ("Trainer", "HuggingFace", False, False)):
         with tempfile.TemporaryDirectory() as cache:
             began = time.perf_counter()
             options = {"work": work, "bf16": bf16, "compiled": compiled}
@@ -168,5 +203,6 @@ def defaults(size: str, folder: Path) -> Result:
     ratio = Spread.of([spent["Trainer"] / spent["rewarm"]])
     bar = Bar.on(f"{steps:,} steps at each one's defaults, compilation included: rewarm / Trainer", 2.5, ratio)
     taken = "BF16 compute, which this processor has" if own else "FP32, since this processor has no BF16"
-    note = f"rewarm's defaults: {taken}; compiled blocks. The Trainer's: FP32, eager."
+    blocks = f"blocks {'' if compiles else 'not '}compiled, since {why}"
+    note = f"rewarm's defaults: {taken}; {blocks}. The Trainer's: FP32, eager."
     return Result("defaults", "At their defaults", (table,), (bar,), (note,), size)

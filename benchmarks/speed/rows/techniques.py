@@ -82,10 +82,10 @@ def measure_case(
         lines.append((label, name, f"{Spread.of(each).median / steps:.3f}", f"{spent:.3f}", gain.words()))
         if name != ALL:
             bars.append(Bar.on(f"{label}: {name} / {ALL}", NO_HARM, gain))
-    return lines, bars, paid(shape, first, times, steps)
+    return lines, bars, paid(shape, first, times, steps, "BF16" if bf16 else "FP32")
 
 
-def paid(shape: Work, first: dict[str, float], times: dict[str, list[float]], steps: int) -> str:
+def paid(shape: Work, first: dict[str, float], times: dict[str, list[float]], steps: int, precision: str) -> str:
     """From how many operations on compiling has paid, from an empty cache; empty where every arm compiles."""
     eager = times.get("blocks not compiled")
     if eager is None:
@@ -100,7 +100,7 @@ def paid(shape: Work, first: dict[str, float], times: dict[str, list[float]], st
     return (
         f"{model}: compiling from an empty cache took {took:.0f} s and gives back {other - own:.2f} s a step of "
         f"{shape.tokens:,} tokens: paid after {needed:,.0f} steps, {operations:.1e} operations. `auto` compiles from "
-        f"{COMPILE_WORTH_FLOPS:.0e} on."
+        f"{COMPILE_WORTH_FLOPS[precision]:.0e} on."
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from rewarm_bench.product import ROOT
 from rewarm_trainer.techniques import Machine
-from speed import flops, page
+from speed import flops, page, profiling
 from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
 from speed.rows import gpu, step
@@ -222,13 +223,13 @@ def test_compiling_has_paid_when_its_time_is_given_back() -> None:
     shape = Work(hidden=64, layers=2, vocabulary=512, length=50, rows=2)
     eager = "blocks not compiled"
     times = {leaving_out.ALL: [2.0, 2.0], eager: [6.0, 6.0]}  # of two steps
-    said = leaving_out.paid(shape, {leaving_out.ALL: 21.0, eager: 3.0}, times, steps=2)
+    said = leaving_out.paid(shape, {leaving_out.ALL: 21.0, eager: 3.0}, times, 2, "BF16")
     operations = 10 * 100 * flops.per_token(shape.parameters, 2, 64, 50)
     assert "took 20 s and gives back 2.00 s a step of 100 tokens: paid after 10 steps" in said
     assert f"{operations:.1e} operations. `auto` compiles from 3e+12 on." in said
     slower = {leaving_out.ALL: [6.0], eager: [6.0]}
-    assert leaving_out.paid(shape, {leaving_out.ALL: 9.0}, slower, 1).endswith("gave nothing back here.")
-    assert leaving_out.paid(shape, {}, {leaving_out.ALL: [1.0]}, 1) == ""
+    assert leaving_out.paid(shape, {leaving_out.ALL: 9.0}, slower, 1, "FP32").endswith("gave nothing back here.")
+    assert leaving_out.paid(shape, {}, {leaving_out.ALL: [1.0]}, 1, "FP32") == ""
 
 
 def test_rows_that_do_not_run_after_all_are_made_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +245,28 @@ def test_rows_that_do_not_run_after_all_are_made_fewer(monkeypatch: pytest.Monke
     most = 0
     with pytest.raises(ArmError, match="out of memory"):
         gpu.at_rows_that_run({}, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("aten::mm", "matrix products"),
+        ("mkldnn::_linear_pointwise", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::_fused_adamw_", "optimizer"),
+        ("## Call CompiledFxGraph f3 ##", "kernels of the compiler"),
+        ("aten::embedding", profiling.OTHER),
+    ],
+)
+def test_operations_are_grouped_by_name(name: str, group: str) -> None:
+    assert profiling.group_of(name) == group
+
+
+def test_a_profile_finds_where_the_time_went() -> None:
+    matrix = torch.ones(400, 400)
+    spent = profiling.shares(lambda: [matrix @ matrix for _ in range(20)])
+    assert max(spent, key=spent.__getitem__) == "matrix products"
+    assert set(spent) == set(step.SPENT)
 
 
 @pytest.mark.slow

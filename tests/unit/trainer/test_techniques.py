@@ -26,14 +26,17 @@ def chosen(machine: Machine, work: Work, switches: Switches = DEFAULTS) -> dict[
 
 
 def test_compilation_is_for_work_that_repays_it() -> None:
-    assert techniques.compilation("on", CPU, SHORT)[0]
-    assert not techniques.compilation("off", GPU, LONG)[0]
-    assert techniques.compilation("auto", GPU, SHORT)[0]
-    assert not techniques.compilation("auto", CPU, SHORT)[0]
-    assert techniques.compilation("auto", CPU, LONG)[0]
-    assert techniques.compilation("auto", Machine("cpu", True, False), LONG) == (False, "no compiler on this machine")
+    assert techniques.compilation("on", "BF16", CPU, SHORT)[0]
+    assert not techniques.compilation("off", "BF16", GPU, LONG)[0]
+    assert techniques.compilation("auto", "BF16", GPU, SHORT)[0]
+    assert not techniques.compilation("auto", "BF16", CPU, SHORT)[0]
+    assert techniques.compilation("auto", "BF16", CPU, LONG)[0]
+    assert techniques.compilation("auto", "BF16", Machine("cpu", True, False), LONG) == (
+        False,
+        "no compiler on this machine",
+    )
     unknown = Work(None, 10**9, None, 8, 256)
-    assert techniques.compilation("auto", CPU, unknown) == (False, "the model's size is not known yet")
+    assert techniques.compilation("auto", "BF16", CPU, unknown) == (False, "the model's size is not known yet")
 
 
 def test_head_and_loss_go_together_for_large_vocabularies() -> None:
@@ -125,6 +128,13 @@ def test_every_switch_switches_its_technique(variable: str, name: str) -> None:
             if each.switch == variable
         ]
         assert (found.name, found.on, found.why) == (name, word == "on", "as asked")
+
+
+def test_compiling_pays_later_in_fp32() -> None:
+    between = Work(10**6, 2 * 10**6, 4096, 8, 256)
+    assert techniques.compilation("auto", "BF16", CPU, between) == (True, "the run is longer than compiling")
+    assert techniques.compilation("auto", "FP32", CPU, between) == (False, "this run is shorter than compiling")
+    assert techniques.compilation("auto", "FP32", CPU, LONG)[0]
 
 
 def test_pods_may_be_given_every_switch() -> None:

@@ -1,0 +1,32 @@
+"""Where a step's time goes on a CPU, by torch's own profiler. Peers import it too: nothing but torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+GROUPS = (
+    ("attention", ("attention",)),
+    ("matrix products", ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "mkl", "onednn", "mkldnn")),
+    ("optimizer", ("adamw", "optimizer.step", "_foreach_", "clip_grad")),
+    ("kernels of the compiler", ("compiled", "fxgraph", "cpp_fused", "torchdynamo", "inductor")),
+)
+OTHER = "the rest"
+
+
+def group_of(name: str) -> str:
+    """Of an operation by its name in the profile; the first group that it is in."""
+    lowered = name.lower()
+    return next((group for group, words in GROUPS if any(word in lowered for word in words)), OTHER)
+
+
+def shares(run: Callable[[], None]) -> dict[str, float]:
+    """Milliseconds of the calling and the backward thread in each group while `run` runs; more than the wall's time
+    where both were busy."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        run()
+    spent = dict.fromkeys((*(group for group, _ in GROUPS), OTHER), 0.0)
+    for each in found.key_averages():
+        spent[group_of(each.key)] += each.self_cpu_time_total / 1000
+    return spent
