@@ -151,64 +151,116 @@ def measure_restart(world: World, account: Path, count: int) -> Result:
     return result
 
 
+def line(what: str, measured: str, bar: str = "", *, is_met: bool | None = None) -> str:
+    """A row of the table. `is_met`: of a bar."""
+    return f"| {what} | {measured} | {bar} | {'' if is_met is None else '✓ met' if is_met else '✗ missed'} |"
+
+
 def plain_lines(count: int, plain: Result) -> list[str]:
     """The plain kopf operator's rows."""
     written = sum(plain["writes"].values()) / count
     return [
-        f"| plain kopf operator: every prepare Job exists, every attempt Job exists | "
-        f"{plain['prepare_jobs_seconds']:.1f} s, {plain['attempt_jobs_seconds']:.1f} s | |",
-        f"| plain kopf operator: CPU time for each run until its attempt Job exists, writes | "
-        f"{1000 * plain['cpu'] / count:.1f} ms, {written:.2f} | |",
-        f"| plain kopf operator: CPU time for each pod event after that | "
-        f"{1000 * plain['pod_cpu'] / plain['pod_events']:.2f} ms | |",
-        f"| plain kopf operator: {count:,} runs, restart with them | {plain['megabytes']:.0f} MB; "
-        f"{sum(plain['restart_writes'].values())} writes, {plain['restart_cpu']:.1f} s of CPU, "
-        f"{plain['restart_megabytes']:.0f} MB | |",
+        line(
+            "plain kopf operator: every prepare Job exists, every attempt Job exists",
+            f"{plain['prepare_jobs_seconds']:.1f} s, {plain['attempt_jobs_seconds']:.1f} s",
+        ),
+        line(
+            "plain kopf operator: CPU time for each run until its attempt Job exists, writes",
+            f"{1000 * plain['cpu'] / count:.1f} ms, {written:.2f}",
+        ),
+        line(
+            "plain kopf operator: CPU time for each pod event after that",
+            f"{1000 * plain['pod_cpu'] / plain['pod_events']:.2f} ms",
+        ),
+        line(
+            f"plain kopf operator: {count:,} runs, restart with them",
+            f"{plain['megabytes']:.0f} MB; {sum(plain['restart_writes'].values())} writes, "
+            f"{plain['restart_cpu']:.1f} s of CPU, {plain['restart_megabytes']:.0f} MB",
+        ),
     ]
 
 
 def stored_lines(stored: Result) -> list[str]:
     """What many stored runs cost."""
+    writes = sum(stored["writes"].values())
     return [
-        f"| {stored['stored']:,} finished runs stored: a list of them | {stored['list_seconds']:.2f} s, "
-        f"{stored['list_megabytes']:.1f} MB | |",
-        f"| restart with them: leads after, settled after | {stored['leading_seconds']:.1f} s, "
-        f"{stored['settled_seconds']:.1f} s; {stored['cpu']:.1f} s of CPU | |",
-        f"| restart with them: writes, memory | {sum(stored['writes'].values())}, {stored['megabytes']:.0f} MB | |",
+        line(
+            f"{stored['stored']:,} finished runs stored: a list of them",
+            f"{stored['list_seconds']:.2f} s, {stored['list_megabytes']:.1f} MB",
+        ),
+        line(
+            "restart with them: leads after, settled after",
+            f"{stored['leading_seconds']:.1f} s, {stored['settled_seconds']:.1f} s; {stored['cpu']:.1f} s of CPU",
+        ),
+        line("restart with them: writes", f"{writes}", "0 writes", is_met=writes == 0),
+        line("restart with them: resident memory", f"{stored['megabytes']:.0f} MB"),
+    ]
+
+
+def own_lines(result: Result) -> list[str]:
+    """The operator's rows, with a mark beside each bar."""
+    count = result["runs"]
+    writes = Counter(result["writes_until_job"])
+    of_runs = sum(number for what, number in writes.items() if what != "create events") / count
+    cpu = 1000 * (result["prepare_cpu"] + result["attempt_cpu"]) / count
+    of_event = 1000 * result["pod_cpu"] / result["pod_events"]
+    restart = sum(result["restart_writes"].values())
+    attempts, largest = result["attempt_jobs_seconds"], result["largest_megabytes"]
+    return [
+        line(f"{count:,} runs applied at once: every prepare Job exists", f"{result['prepare_jobs_seconds']:.1f} s"),
+        line(
+            "corpora prepared: every attempt Job exists, the operator's own start included",
+            f"{attempts:.1f} s",
+            "30 s",
+            is_met=attempts <= 30,
+        ),
+        line("CPU time for each run until its attempt Job exists", f"{cpu:.1f} ms", "4 ms", is_met=cpu <= 4),
+        line(
+            "CPU time for each pod event after that (everything included)",
+            f"{of_event:.2f} ms",
+            "1 ms",
+            is_met=of_event <= 1,
+        ),
+        line(
+            "writes for each run until its attempt Job exists",
+            f"{of_runs:.2f}",
+            "4 children + 2",
+            is_met=of_runs <= 6,
+        ),
+        line("Events beside them", f"{writes['create events'] / count:.2f}"),
+        line(
+            f"{count:,} more with everything running: every attempt Job exists",
+            f"{result['all_running_seconds']:.1f} s",
+        ),
+        line(
+            f"resident memory: idle, {count:,} runs, {2 * count:,} runs",
+            f"{result['idle_megabytes']:.0f}, {result['full_megabytes']:.0f}, {largest:.0f} MB",
+            "200 MB",
+            is_met=largest <= 200,
+        ),
+        line(
+            f"restart with {2 * count:,} finished runs",
+            f"{restart} writes, {result['restart_cpu']:.1f} s of CPU, {result['restart_megabytes']:.0f} MB",
+            "0 writes",
+            is_met=restart == 0,
+        ),
     ]
 
 
 def table(result: Result, peers: dict[str, Result]) -> str:
     """The page's table, in Markdown."""
-    peer = peers.get("training-operator")
     count = result["runs"]
-    writes = Counter(result["writes_until_job"])
-    of_runs = sum(number for what, number in writes.items() if what != "create events")
-    cpu = 1000 * (result["prepare_cpu"] + result["attempt_cpu"]) / count
-    lines = [
-        "| what | measured | bar |",
-        "|---|---|---|",
-        f"| {count:,} runs applied at once: every prepare Job exists | {result['prepare_jobs_seconds']:.1f} s | |",
-        f"| corpora prepared: every attempt Job exists, the operator's own start included | "
-        f"{result['attempt_jobs_seconds']:.1f} s | 30 s |",
-        f"| CPU time for each run until its attempt Job exists | {cpu:.1f} ms | 4 ms |",
-        f"| CPU time for each pod event after that (everything included) | "
-        f"{1000 * result['pod_cpu'] / result['pod_events']:.2f} ms | 1 ms |",
-        f"| writes for each run until its attempt Job exists | {of_runs / count:.2f} | 4 children + 2 |",
-        f"| Events beside them | {writes['create events'] / count:.2f} | |",
-        f"| {count:,} more with everything running: every attempt Job exists | "
-        f"{result['all_running_seconds']:.1f} s | |",
-        f"| resident memory: idle, {count:,} runs, {2 * count:,} runs | {result['idle_megabytes']:.0f}, "
-        f"{result['full_megabytes']:.0f}, {result['largest_megabytes']:.0f} MB | 200 MB |",
-        f"| restart with {2 * count:,} finished runs | {sum(result['restart_writes'].values())} writes, "
-        f"{result['restart_cpu']:.1f} s of CPU, {result['restart_megabytes']:.0f} MB | 0 writes |",
-    ]
-    if peer:
+    lines = ["| what | measured | bar | mark |", "|---|---|---|---|", *own_lines(result)]
+    if peer := peers.get("training-operator"):
         lines += [
-            f"| training-operator 1.8.1: {peer['pods']:,} pods of {count:,} PyTorchJobs exist | "
-            f"{peer['seconds']:.0f} s | |",
-            f"| training-operator 1.8.1: CPU time for each job, resident memory | {1000 * peer['cpu'] / count:.1f} ms, "
-            f"{peer['megabytes']:.0f} MB | |",
+            line(
+                f"training-operator 1.8.1: {peer['pods']:,} pods of {count:,} PyTorchJobs exist",
+                f"{peer['seconds']:.0f} s",
+            ),
+            line(
+                "training-operator 1.8.1: CPU time for each job, resident memory",
+                f"{1000 * peer['cpu'] / count:.1f} ms, {peer['megabytes']:.0f} MB",
+            ),
         ]
     if "plain kopf" in peers:
         lines += plain_lines(count, peers["plain kopf"])
