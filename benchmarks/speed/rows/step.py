@@ -22,7 +22,8 @@ LARGE = {"hidden": 512, "layers": 10, "vocabulary": 16384}
 TINY = {"hidden": 64, "layers": 2, "vocabulary": 512}
 TOGETHER = "rewarm, documents together"
 """As litgpt and OLMo-core take rows: no document of a row is kept from its neighbours. The product keeps them apart."""
-PROFILED = ("rewarm", TOGETHER, "litgpt", "Trainer compiled")
+PROFILED = ("rewarm", TOGETHER, "litgpt")
+"""The Trainer takes its steps in a thread that a profiler of the asking one does not see."""
 PACKAGED = ("Trainer", "Trainer compiled", "litgpt")
 """Peers of the bar; OLMo-core stands beside them: its model runs here, its trainer does not."""
 
