@@ -6,9 +6,14 @@ PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense BF16 of a GPU by what its name holds, as its maker states it (SXM)."""
 
 
-def per_token(parameters: int, layers: int, hidden: int, length: int) -> float:
+def per_token(parameters: int, layers: int, hidden: int, length: float) -> float:
     """Operations of forward and backward: 6N + 12 L d S (Chowdhery et al. 2022, appendix B)."""
     return 6.0 * parameters + 12.0 * layers * hidden * length
+
+
+def forward(parameters: int, layers: int, hidden: int, length: float) -> float:
+    """Operations of a forward pass per token: 2N + 4 L d S, a third of the above."""
+    return per_token(parameters, layers, hidden, length) / 3
 
 
 def utilisation(tokens_per_second: float, operations: float, ceiling: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 GROUPS = (
     ("attention", ("attention",)),
@@ -11,6 +11,8 @@ GROUPS = (
     ("kernels of the compiler", ("compiled", "fxgraph", "cpp_fused", "torchdynamo", "inductor")),
 )
 OTHER = "the rest"
+SPENT = (*(group for group, _ in GROUPS), OTHER)
+"""The columns of a table of shares."""
 
 
 def group_of(name: str) -> str:
@@ -26,7 +28,12 @@ def shares(run: Callable[[], None]) -> dict[str, float]:
 
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run()
-    spent = dict.fromkeys((*(group for group, _ in GROUPS), OTHER), 0.0)
+    spent = dict.fromkeys(SPENT, 0.0)
     for each in found.key_averages():
         spent[group_of(each.key)] += each.self_cpu_time_total / 1000
     return spent
+
+
+def spent_line(spent: Mapping[str, float], passes: int = 1) -> tuple[str, ...]:
+    """Milliseconds of one pass in each group, as a table has them."""
+    return tuple(f"{spent[group] / passes:,.0f}" for group in SPENT)

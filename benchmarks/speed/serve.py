@@ -44,11 +44,11 @@ def answer(value: dict[str, Any]) -> None:
     print(json.dumps({"answer": value}), flush=True)
 
 
-def profiled(arm: Any, steps: int) -> dict[str, float]:
-    """Any arm that runs steps can be asked where their time goes."""
+def profiled(arm: Any, doing: str = "run", **arguments: Any) -> dict[str, float]:
+    """Any arm that uses torch can be asked where the time of what it does goes."""
     from speed.profiling import shares
 
-    return shares(lambda: arm.run(steps))
+    return shares(lambda: getattr(arm, doing)(**arguments))
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ class Rewarm:
         self._losses = TokenLosses(scratch_model(sizes.config(), sizes.vocabulary, EOS, seed=1))
         self._documents = EvaluationDocuments("bench", ids, [1] * count, [str(number) for number in range(count)])
         self._length, self._precision = sizes.length, "BF16" if bf16 else "FP32"
+        self.facts = {"tokens": sum(map(len, ids))}
 
     def score(self) -> float:
         """Summed nats."""

@@ -7,17 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rewarm_trainer import machine
+from speed import flops
 from speed.arm import Arm, rounds, seconds
+from speed.ceiling import large_product
+from speed.profiling import SPENT, spent_line
 from speed.result import Bar, Result, Table
 from speed.rows.step import NO_BF16, SMALL, TINY
 from speed.spread import Spread, ratios
+from speed.work import Work
 
 
 def measure(size: str, folder: Path) -> Result:
     small = size == "smoke"
     work = {**(TINY if small else SMALL), "length": 64 if small else 512, "rows": 1}
     count = 16 if small else 200
-    lines, bars, notes = [], [], []
+    lines, bars, notes, profile = [], [], [], []
     for bf16 in (True, False):
         if bf16 and not small and not machine.find().native_bf16:
             bars.append(Bar.missing("bf16: rewarm / lm-eval", 1.5, NO_BF16))
@@ -30,16 +34,30 @@ def measure(size: str, folder: Path) -> Result:
             }
             rounds(arms, 1, "score")
             answers = rounds(arms, 2 if small else 4, "score")
+            spent = {name: arm.ask("profile", doing="score").value for name, arm in arms.items()}
+            tokens = arms["rewarm"].facts["tokens"]
         label = "bf16" if bf16 else "fp32"
+        profile += [(label, name, *spent_line(each)) for name, each in spent.items()]
         times = {name: seconds(each) for name, each in answers.items()}
         nats = {name: each[0].value for name, each in answers.items()}
-        lines.append(
-            (label, *(Spread.of(times[name]).words() for name in times), *(f"{n:,.1f}" for n in nats.values()))
-        )
+        ceiling = large_product(bf16=bf16, small=small)
+        operations = tokens * flops.forward(Work(**work).parameters, work["layers"], work["hidden"], tokens // count)
+        used = [f"{operations / Spread.of(times[name]).median / ceiling:.0%}" for name in times]
+        taken = [Spread.of(times[name]).words() for name in times]
+        lines.append((label, *taken, *used, *(f"{n:,.1f}" for n in nats.values())))
         bars.append(Bar.on(f"{label}: rewarm / lm-eval", 1.5, ratios(times["rewarm"], times["lm-eval"])))
         notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
-    header = ("", "rewarm s", "lm-eval s", "rewarm nats", "lm-eval nats")
+    header = (
+        "",
+        "rewarm s",
+        "lm-eval s",
+        "rewarm, of one large product",
+        "lm-eval, of it",
+        "rewarm nats",
+        "lm-eval nats",
+    )
     title = f"{count} documents of at most {work['length']} tokens"
     versions = {"lm_eval": importlib.metadata.version("lm_eval")}
     table = Table(title, header, tuple(lines))
-    return Result("evaluation", "Evaluation", (table,), tuple(bars), tuple(notes), size, versions=versions)
+    spent_on = Table("Milliseconds of a pass, by torch's profiler", ("", "", *SPENT), tuple(profile))
+    return Result("evaluation", "Evaluation", (table, spent_on), tuple(bars), tuple(notes), size, versions=versions)

@@ -12,7 +12,8 @@ from typing import Any
 from rewarm_trainer import machine, techniques
 from speed import flops, peers
 from speed.arm import Arm, ArmError, cpu, rounds, seconds
-from speed.profiling import GROUPS, OTHER
+from speed.ceiling import large_product
+from speed.profiling import SPENT, spent_line
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
 from speed.work import Work
@@ -88,7 +89,7 @@ def profile_of(label: str, arms: dict[str, Arm], steps: int) -> list[tuple[str, 
     lines: list[tuple[str, ...]] = []
     for name in (name for name in PROFILED if name in arms):
         spent = arms[name].ask("profile", steps=steps).value
-        lines.append((label, name, *(f"{spent[group] / steps:,.0f}" for group in SPENT)))
+        lines.append((label, name, *spent_line(spent, steps)))
     return lines
 
 
@@ -112,8 +113,7 @@ def measure_case(case: Case, size: str, folder: Path) -> Measured:
         answers = rounds(arms, few[0], "run", first={"steps": 1}, steps=few[1])
         label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
         profile = profile_of(label, arms, few[1])
-    with Arm("speed.arms.ceiling", "Matmul", {"bf16": bf16}) as product:
-        ceiling = float(product.ask("measure", size=128 if size == "smoke" else 2048).value)
+    ceiling = large_product(bf16=bf16, small=size == "smoke")
     times = {name: seconds(each) for name, each in answers.items()}
     tokens = length * count * few[1]
     rates = [f"{tokens / Spread.of(times[name]).median:,.0f}" if name in times else "" for name in COLUMNS]
@@ -141,7 +141,6 @@ def worth_measuring(case: Case, found: techniques.Machine) -> bool:
     return found.native_bf16 or not case[3] or case[0] == TINY
 
 
-SPENT = (*(group for group, _ in GROUPS), OTHER)
 COLUMNS = ("rewarm", TOGETHER, "bare loop", "Trainer", "Trainer compiled", "litgpt", "OLMo-core's model")
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from rewarm_trainer import machine
 from speed.arm import Arm, rounds, seconds
+from speed.ceiling import large_product
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
 
 WAYS = ("plain", "plain, compiled", "chunked", "compiled")
 WEIGHED = ("plain", "chunked")
 """Without a compiler, which lives in the process at first: these two tell what the step itself needs."""
+
+PRODUCTS = 6
+"""Operations for each weight of the head and token: two in each of the three products, forward and backward."""
 
 
 def measure(size: str, folder: Path) -> Result:
@@ -33,11 +37,22 @@ def measure(size: str, folder: Path) -> Result:
         peak = {way: max(1e-3, first[way].peak_megabytes - first[way].before_megabytes) for way in WEIGHED}
         label = f"{'bf16' if bf16 else 'fp32'}, {vocabulary:,} words, {tokens:,} tokens"
         rates = [f"{tokens / Spread.of(times[way]).median:,.0f}" for way in WAYS]
-        lines.append((label, *rates, *(f"{peak[way]:,.0f}" for way in WEIGHED)))
+        ceiling = large_product(bf16=bf16, small=small)
         best = fastest({way: times[way] for way in WAYS[:2]})
+        used = [
+            f"{PRODUCTS * hidden * vocabulary * tokens / Spread.of(times[way]).median / ceiling:.0%}"
+            for way in (best, "compiled")
+        ]
+        lines.append((label, *rates, *used, *(f"{peak[way]:,.0f}" for way in WEIGHED)))
         bars.append(Bar.on(f"{label}: chunked, compiled / {best}", 1.5, ratios(times["compiled"], times[best])))
         share = Spread.of([peak["chunked"] / peak["plain"]])
         bars.append(Bar.on(f"{label}: peak memory, chunked / plain, neither compiled", 0.5, share, at_least=False))
-    header = ("", *(f"{way}, tokens/s" for way in WAYS), *(f"{way}, peak MB" for way in WEIGHED))
+    header = (
+        "",
+        *(f"{way}, tokens/s" for way in WAYS),
+        "fastest plain, of one large product",
+        "compiled, of it",
+        *(f"{way}, peak MB" for way in WEIGHED),
+    )
     title = f"Head and loss, hidden size {hidden}, {'bf16' if bf16 else 'fp32'}, forward and backward"
     return Result("vocabulary", "Large vocabulary", (Table(title, header, tuple(lines)),), tuple(bars), (), size)

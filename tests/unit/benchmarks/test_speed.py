@@ -12,7 +12,7 @@ import torch
 
 from rewarm_bench.product import ROOT
 from rewarm_trainer.techniques import Machine
-from speed import flops, page, profiling
+from speed import flops, page, profiling, serve
 from speed.arm import Arm, ArmError, rounds
 from speed.result import MET, MISSED, UNMEASURED, Bar, Result, Table, number
 from speed.rows import gpu, step
@@ -109,6 +109,7 @@ def test_every_size_of_the_step_row_has_cases_and_full_has_all() -> None:
 def test_operations_and_utilisation() -> None:
     # GPT-3 175B of Chowdhery et al. 2022: 6N dominates.
     assert flops.per_token(10, 2, 3, 4) == 60 + 288
+    assert flops.forward(10, 2, 3, 4) == 20 + 96
     assert flops.utilisation(1000.0, 1e9, 2e12) == 0.5
     with pytest.raises(ValueError, match="ceiling"):
         flops.utilisation(1.0, 1.0, 0.0)
@@ -266,7 +267,18 @@ def test_a_profile_finds_where_the_time_went() -> None:
     matrix = torch.ones(400, 400)
     spent = profiling.shares(lambda: [matrix @ matrix for _ in range(20)])
     assert max(spent, key=spent.__getitem__) == "matrix products"
-    assert set(spent) == set(step.SPENT)
+    assert set(spent) == set(profiling.SPENT)
+    assert len(profiling.spent_line(spent)) == len(profiling.SPENT)
+
+
+def test_whatever_an_arm_does_can_be_profiled() -> None:
+    class Scores:
+        def score(self, times: int) -> None:
+            matrix = torch.ones(400, 400)
+            for _ in range(times):
+                matrix @ matrix
+
+    assert serve.profiled(Scores(), doing="score", times=20)["matrix products"] > 0
 
 
 @pytest.mark.slow
