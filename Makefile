@@ -31,7 +31,7 @@ campaign: setup ## kill, cut off, fill up, preempt, poison, cluster faults: one 
 	$(BIN)/python benchmarks/campaigns/run.py $(NAME) $(if $(COUNT),--count $(COUNT))
 
 # NAME: one row, or several (loader, step, ...); none: all. SIZE=full: every case; SIZE=smoke: does it work at all.
-bench: setup ## speed beside what people use instead, a mark beside each bar; writes docs/speed.md (what begins in 13 minutes; under 20, 2 cores)
+bench: setup ## speed beside what people use instead, a mark beside each bar; writes docs/speed.md (what there is time for in 20 minutes)
 	$(BIN)/python benchmarks/speed/run.py $(NAME) $(if $(SIZE),--size $(SIZE)) --write
 
 test: setup lint ## everything: lint, unit and integration tests

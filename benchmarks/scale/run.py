@@ -26,10 +26,7 @@ SERVER_BYTES = 16e9
 
 WORDS: dict[str, tuple[str, str]] = {
     "heartbeat_bytes": ("bytes of a heartbeat", "a report of two sets, as rank 0 sends it"),
-    "object_bytes": (
-        "bytes of a run as watchers get it",
-        "examples/quickstart.yaml and what a heartbeat tells; conditions and managedFields come on top",
-    ),
+    "object_bytes": ("bytes of a run as watchers get it", "a list of stored runs, docs/operator.md"),
     "heartbeat_seconds": ("seconds between heartbeats of a run", "reporter.py"),
     "review_seconds": ("seconds that a reviewed token is believed", "progress.py"),
     "status_seconds": ("seconds between status writes of a run, at least", "the operator's settings"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -155,7 +154,7 @@ def metrics_of_a_log_step() -> float:
         return float(rows / max(1, len(done.steps)))
 
 
-def operator_costs(page: str) -> dict[str, float]:
+def operator_costs(page: str) -> dict[str, Any]:
     """The operator's own measured costs, from its table in docs/operator.md. ValueError when a line is missing."""
 
     def read(pattern: str) -> tuple[float, ...]:
@@ -167,12 +166,14 @@ def operator_costs(page: str) -> dict[str, float]:
     runs, twice, idle, _, full = read(
         r"\| resident memory: idle, ([\d,]+) runs, ([\d,]+) runs \| (\d+), (\d+), (\d+) MB"
     )
+    stored, megabytes = read(r"\| ([\d,]+) finished runs stored: a list of them \| [\d.]+ s, ([\d.]+) MB")
     return {
         "writes_until_job": read(r"writes for each run until its attempt Job exists \| ([\d.]+)")[0]
         + read(r"Events beside them \| ([\d.]+)")[0],
         "start_cpu_seconds": read(r"CPU time for each run until its attempt Job exists \| ([\d.]+) ms")[0] / 1000,
         "pod_event_cpu_seconds": read(r"CPU time for each pod event [^|]*\| ([\d.]+) ms")[0] / 1000,
         "operator_megabytes_a_run": (full - idle) / max(twice, runs),
+        "object_bytes": round(1e6 * megabytes / stored),
     }
 
 
@@ -186,11 +187,9 @@ def measure() -> Units:
     whole, process = series_of_a_run()
     commit, start = requests_of_checkpoints()
     told, metrics = heartbeat(), metrics_of_a_log_step()
-    manifest = (ROOT / "examples" / "quickstart.yaml").read_bytes()
     settings = {field.name: field.default for field in Settings.__dataclass_fields__.values()}
     return Units(
         heartbeat_bytes=len(told),
-        object_bytes=len(manifest) + len(json.dumps(json.loads(told)["rewarm"])),
         heartbeat_seconds=reporter.EVERY_SECONDS,
         review_seconds=progress._TRUSTED_SECONDS,
         status_seconds=float(settings["status_interval_seconds"]),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from rewarm_bench.product import ROOT
+from speed.spread import Spread
 
 # What libgomp does when nobody says otherwise; the product says otherwise, its peers do not.
 SPINNING = "300000"
@@ -132,3 +133,15 @@ def seconds(answers: Sequence[Answer]) -> list[float]:
 
 def cpu(answers: Sequence[Answer]) -> list[float]:
     return [answer.cpu_seconds for answer in answers]
+
+
+TAKEN = ("", "", "seconds", "CPU-seconds")
+"""The columns of `taken`."""
+
+
+def taken(label: str, answers: Mapping[str, Sequence[Answer]], times: int = 1) -> list[tuple[str, ...]]:
+    """What each arm took: a line of a table for each. `times`: how often a request did what is counted."""
+    return [
+        (label, name, *(Spread.of([one / times for one in kind(each)]).words(3) for kind in (seconds, cpu)))
+        for name, each in answers.items()
+    ]

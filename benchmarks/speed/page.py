@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from rewarm_bench.pages import table
-from speed.result import MET, MISSED, UNMEASURED, Result
+from speed.result import MET, MISSED, UNMEASURED, Bar, Result
 
 MARKS = {MET: "✓", MISSED: "✗", UNMEASURED: "–"}
 
@@ -42,13 +42,20 @@ def section(result: Result) -> str:
     return "\n".join(parts)
 
 
-def page(results: Sequence[Result]) -> str:
-    """`results`: those of one hardware beside each other."""
+def page(results: Sequence[Result], names: Iterable[str] = ()) -> str:
+    """`results`: those of one hardware beside each other. `names`: of all rows; one that a hardware lacks is named."""
     parts = []
     for machine, found in itertools.groupby(results, lambda result: result.machine):
         rows = list(found)
-        parts += [f"## {machine}", f"{count(rows)}.", bars(rows), *map(section, rows)]
+        lacking = [name for name in names if name not in {row.name for row in rows}]
+        absent = [absence(name, f"not on this hardware; `make bench NAME={name}`") for name in lacking]
+        parts += [f"## {machine}", f"{count(rows + absent)}.", bars(rows + absent), *map(section, rows)]
     return "\n\n".join(parts)
+
+
+def absence(name: str, reason: str) -> Result:
+    """A row without a number."""
+    return Result(name, name, (), (Bar.missing("all of it", 0.0, reason),))
 
 
 def marked(results: Sequence[Result], earlier: Collection[str] = ()) -> str:

@@ -14,7 +14,9 @@ from rewarm_trainer.experiment import needs_whole
 from rewarm_trainer.micro_batch import Shape, micro_batch_rows
 from rewarm_trainer.techniques import Machine, Switches, Work
 
+THIS = "this machine"
 GPU_NODE = "a node with GPUs"
+CPU_POD = "a pod without GPUs, on a node like this machine"
 
 
 def config_of(base: BaseModelSource, root: Path) -> Mapping[str, Any]:
@@ -32,11 +34,12 @@ def config_of(base: BaseModelSource, root: Path) -> Mapping[str, Any]:
 
 
 def machine_for(snapshot: Snapshot, document: Mapping[str, Any]) -> tuple[Machine, str]:
-    """Where the run would train: nodes with GPUs where the manifest itself asks for compute, else this machine."""
-    asked = document["spec"].get("compute") is not None
-    if asked and snapshot.operation.get("compute", {}).get("gpusPerNode"):
+    """Where the run would train: pods where the manifest itself asks for compute, else this machine."""
+    if document["spec"].get("compute") is None:
+        return machine.find(), THIS
+    if snapshot.operation.get("compute", {}).get("gpusPerNode"):
         return machine.gpu_node(), GPU_NODE
-    return machine.find(), "this machine"
+    return machine.cpu_pod(), CPU_POD
 
 
 def processes_of(snapshot: Snapshot, where: str) -> int | None:
@@ -47,7 +50,7 @@ def processes_of(snapshot: Snapshot, where: str) -> int | None:
 
 def switches_of(snapshot: Snapshot, where: str) -> Mapping[str, str]:
     """The environment that the run's processes will have: this shell's, or what the manifest gives its pods."""
-    if where != GPU_NODE:
+    if where == THIS:
         return dict(os.environ)
     template = snapshot.operation.get("compute", {}).get("podTemplate") or {}
     return {each["name"]: each.get("value") or "" for each in template.get("env") or ()}

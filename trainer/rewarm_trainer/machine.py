@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rewarm_trainer.techniques import Machine
 
+BF16_FLAGS = {"avx512_bf16", "amx_tile"}
 C_COMPILERS, CPP_COMPILERS = ("cc", "gcc", "clang"), ("c++", "g++", "clang++")
 
 
@@ -42,8 +43,14 @@ def find(devices: Path = Path("/dev"), processor: Path = Path("/proc/cpuinfo")) 
     """This machine, as the trainer will find it. A GPU is taken to compute in BF16, as all since 2020 do."""
     if (devices / "nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
         return Machine("cuda", True, has_compiler("cuda"))
-    native = bool({"avx512_bf16", "amx_tile"} & processor_flags(processor))
+    native = bool(BF16_FLAGS & processor_flags(processor))
     return Machine("cpu", native, has_compiler("cpu"), host_memory())
+
+
+def cpu_pod() -> Machine:
+    """A pod without GPUs, in the trainer's image, which has no C++ compiler; its node is taken to be like this one."""
+    native = bool(BF16_FLAGS & processor_flags())
+    return Machine("cpu", native, has_compiler=False)
 
 
 def gpu_node() -> Machine:

@@ -116,7 +116,7 @@ def compilation(choice: str, precision: str, machine: Machine, work: Work) -> tu
     if choice in ("on", "off"):
         return choice == "on", "as asked"
     if not machine.has_compiler:
-        return False, "no compiler on this machine"
+        return False, "there is no compiler"
     if machine.device != "cpu":
         return True, "it pays at once on a GPU"
     if work.parameters is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rewarm_trainer import machine
 from speed import flops
-from speed.arm import Arm, rounds, seconds
+from speed.arm import TAKEN, Arm, rounds, seconds, taken
 from speed.ceiling import large_product
 from speed.profiling import SPENT, spent_line
 from speed.result import Bar, Result, Table
@@ -21,7 +21,7 @@ def measure(size: str, folder: Path) -> Result:
     small = size == "smoke"
     work = {**(TINY if small else SMALL), "length": 64 if small else 512, "rows": 1}
     count = 16 if small else 200
-    lines, bars, notes, profile = [], [], [], []
+    lines, bars, notes, costs, profile = [], [], [], [], []
     for bf16 in (True, False):
         if bf16 and not small and not machine.find().native_bf16:
             bars.append(Bar.missing("bf16: rewarm / lm-eval", 1.5, NO_BF16))
@@ -43,15 +43,14 @@ def measure(size: str, folder: Path) -> Result:
         ceiling = large_product(bf16=bf16, small=small)
         operations = tokens * flops.forward(Work(**work).parameters, work["layers"], work["hidden"], tokens // count)
         used = [f"{operations / Spread.of(times[name]).median / ceiling:.0%}" for name in times]
-        taken = [Spread.of(times[name]).words() for name in times]
-        lines.append((label, *taken, *used, *(f"{n:,.1f}" for n in nats.values())))
+        lines.append((label, f"{ceiling / 1e9:,.0f}", *used, *(f"{n:,.1f}" for n in nats.values())))
+        costs += taken(label, answers)
         bars.append(Bar.on(f"{label}: rewarm / lm-eval", 1.5, ratios(times["rewarm"], times["lm-eval"])))
         notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
     header = (
         "",
-        "rewarm s",
-        "lm-eval s",
-        "rewarm, of one large product",
+        "one large product, Gflop/s",
+        "rewarm, of it (2N + 4 L d S operations a token)",
         "lm-eval, of it",
         "rewarm nats",
         "lm-eval nats",
@@ -60,4 +59,12 @@ def measure(size: str, folder: Path) -> Result:
     versions = {"lm_eval": importlib.metadata.version("lm_eval")}
     table = Table(title, header, tuple(lines))
     spent_on = Table("Milliseconds of a pass, by torch's profiler", ("", "", *SPENT), tuple(profile))
-    return Result("evaluation", "Evaluation", (table, spent_on), tuple(bars), tuple(notes), size, versions=versions)
+    return Result(
+        "evaluation",
+        "Evaluation",
+        (table, Table("What a pass takes", TAKEN, tuple(costs)), spent_on),
+        tuple(bars),
+        tuple(notes),
+        size,
+        versions=versions,
+    )

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from speed import texts
-from speed.arm import Arm, seconds
+from speed.arm import TAKEN, Arm, seconds, taken
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, ratios
 
 
 def measure(size: str, folder: Path) -> Result:
     small = size == "smoke"
-    lines, bars = [], []
+    lines, bars, costs = [], [], []
     peaks: dict[int, float] = {}
     with tempfile.TemporaryDirectory(prefix="rewarm-speed-") as place:
         for times in (1, 4, 16):
@@ -34,11 +34,11 @@ def measure(size: str, folder: Path) -> Result:
                     other.append(library.ask("encode"))
             rates = [f"{written / 1e6 / Spread.of(seconds(each)).median:,.2f}" for each in (own, other)]
             lines.append((f"{written / 1e6:,.1f} MB", *rates, f"{peaks[times]:,.0f}"))
+            costs += taken(f"{written / 1e6:,.1f} MB", {"prepared": own, "tokenizer library alone": other})
             what = f"{written / 1e6:,.0f} MB: prepared / tokenizer library alone"
             bars.append(Bar.on(what, 1.0, ratios(seconds(own), seconds(other))))
     grown = Spread.of([peaks[16] / peaks[4] - 1])
     bars.append(Bar.on("memory from 4x to 16x the data", 0.1, grown, unit="more", at_least=False))
     header = ("text", "prepared MB/s", "library alone MB/s", "peak MB of all processes")
-    return Result(
-        "preparation", "Corpus preparation", (Table("All cores", header, tuple(lines)),), tuple(bars), (), size
-    )
+    tables = (Table("All cores", header, tuple(lines)), Table("What it takes", TAKEN, tuple(costs)))
+    return Result("preparation", "Corpus preparation", tables, tuple(bars), (), size)

@@ -48,7 +48,7 @@ def measure(size: str, folder: Path) -> Result:
         "Seconds", ("", "seconds"), tuple((names[name], Spread.of(each).words()) for name, each in found.items())
     )
     bars = (
-        Bar.on("first step, load of the model apart / imports alone", 1.5, ratio, at_least=False),
+        Bar.on("first step, load of the model and its code apart / imports alone", 1.5, ratio, at_least=False),
         Bar.on("`rewarm --help`", 0.5, Spread.of(found["help"]), unit="s", at_least=False),
     )
     note = f"With the load of the model: {whole.words()} times the imports alone."

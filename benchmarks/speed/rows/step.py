@@ -11,7 +11,7 @@ from typing import Any
 
 from rewarm_trainer import machine, techniques
 from speed import flops, peers
-from speed.arm import Arm, ArmError, cpu, rounds, seconds
+from speed.arm import TAKEN, Arm, ArmError, rounds, seconds, taken
 from speed.ceiling import large_product
 from speed.profiling import SPENT, spent_line
 from speed.result import Bar, Result, Table
@@ -76,11 +76,12 @@ def arms_of(work: dict[str, int], bf16: bool, folder: Path, stack: ExitStack) ->
 
 @dataclass(frozen=True)
 class Measured:
-    """One case: its line of the table, bars, notes, and lines of where the time of a step goes."""
+    """One case: its line of the table, bars, notes, what a step takes of each, and lines of where its time goes."""
 
     line: tuple[str, ...]
     bars: list[Bar]
     notes: list[str]
+    taken: list[tuple[str, ...]]
     profile: list[tuple[str, ...]]
 
 
@@ -126,11 +127,10 @@ def measure_case(case: Case, size: str, folder: Path) -> Measured:
         Bar.on(f"{label}: rewarm / Trainer", 1.3, ratios(mine, times["Trainer"])),
         Bar.on(f"{label}: rewarm / bare loop with the same techniques", 0.97, ratios(mine, times["bare loop"])),
     ]
-    spent = tokens / Spread.of(cpu(answers["rewarm"])).median
     operations = flops.per_token(parameters, model["layers"], model["hidden"], length)
     used = flops.utilisation(tokens / Spread.of(mine).median, operations, ceiling)
-    line = (label, *rates, f"{spent:,.0f}", f"{ceiling / 1e9:,.0f}", f"{used:.0%}")
-    return Measured(line, bars, notes, profile)
+    line = (label, *rates, f"{ceiling / 1e9:,.0f}", f"{used:.0%}")
+    return Measured(line, bars, notes, taken(label, answers, few[1]), profile)
 
 
 NO_BF16 = "this processor does not compute in BF16, so the product takes FP32 on it"
@@ -145,17 +145,18 @@ COLUMNS = ("rewarm", TOGETHER, "bare loop", "Trainer", "Trainer compiled", "litg
 
 
 def measure(size: str, folder: Path) -> Result:
-    lines, bars, notes, profile = [], [], [], []
+    lines, bars, notes, costs, profile = [], [], [], [], []
     here = [case for case in cases(size) if worth_measuring(case, machine.find())]
     for case in here:
         found = measure_case(case, size, folder)
         lines.append(found.line)
         bars += found.bars
+        costs += found.taken
         profile += found.profile
         notes += [f"{found.line[0]}: {note}" for note in found.notes]
     bars += [
         Bar.missing(
-            f"{case[0]['hidden']} wide, T = {case[1]:,}, {'bf16' if case[3] else 'fp32'}: the same three",
+            f"{case[0]['hidden']} wide, T = {case[1]:,}, {'bf16' if case[3] else 'fp32'}: the same bars",
             1.1,
             "in the time of `make bench`; `make bench NAME=step SIZE=full`" if case not in cases(size) else NO_BF16,
         )
@@ -168,12 +169,20 @@ def measure(size: str, folder: Path) -> Result:
     notes.append(f"torchtitan: {titan.problem or 'installs, but has no arm here'}.")
     table = Table(
         "Tokens per second at equal precision",
-        ("", *COLUMNS, "rewarm, by CPU-second", "one large product, Gflop/s", "rewarm, of it"),
+        ("", *COLUMNS, "one large product, Gflop/s", "rewarm, of it (6N + 12 L d S operations a token)"),
         tuple(lines),
     )
     unique = tuple(dict.fromkeys(notes))
     spent = Table("Milliseconds of a step, by torch's profiler", ("", "", *SPENT), tuple(profile))
-    return Result("step", "Training step", (table, spent), tuple(bars), unique, size, versions=versions)
+    return Result(
+        "step",
+        "Training step",
+        (table, Table("What a step takes", TAKEN, tuple(costs)), spent),
+        tuple(bars),
+        unique,
+        size,
+        versions=versions,
+    )
 
 
 def defaults(size: str, folder: Path) -> Result:

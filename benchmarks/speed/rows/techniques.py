@@ -81,7 +81,7 @@ def measure_case(
         spent = Spread.of(cpu(answers[name])).median / steps
         lines.append((label, name, f"{Spread.of(each).median / steps:.3f}", f"{spent:.3f}", gain.words()))
         if name != ALL:
-            bars.append(Bar.on(f"{label}: {name} / {ALL}", NO_HARM, gain))
+            bars.append(Bar.on(f"{label}: time of a step, {name} / {ALL}", NO_HARM, gain))
     return lines, bars, paid(shape, first, times, steps, "BF16" if bf16 else "FP32")
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rewarm_trainer import machine
-from speed.arm import Arm, rounds, seconds
+from speed.arm import TAKEN, Arm, rounds, seconds, taken
 from speed.ceiling import large_product
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
@@ -20,7 +20,7 @@ PRODUCTS = 6
 
 
 def measure(size: str, folder: Path) -> Result:
-    lines, bars = [], []
+    lines, bars, costs = [], [], []
     bf16 = machine.find().native_bf16
     small = size == "smoke"
     hidden = 32 if small else 512
@@ -43,6 +43,7 @@ def measure(size: str, folder: Path) -> Result:
             f"{PRODUCTS * hidden * vocabulary * tokens / Spread.of(times[way]).median / ceiling:.0%}"
             for way in (best, "compiled")
         ]
+        costs += taken(label, answers)
         lines.append((label, *rates, *used, *(f"{peak[way]:,.0f}" for way in WEIGHED)))
         bars.append(Bar.on(f"{label}: chunked, compiled / {best}", 1.5, ratios(times["compiled"], times[best])))
         share = Spread.of([peak["chunked"] / peak["plain"]])
@@ -55,4 +56,5 @@ def measure(size: str, folder: Path) -> Result:
         *(f"{way}, peak MB" for way in WEIGHED),
     )
     title = f"Head and loss, hidden size {hidden}, {'bf16' if bf16 else 'fp32'}, forward and backward"
-    return Result("vocabulary", "Large vocabulary", (Table(title, header, tuple(lines)),), tuple(bars), (), size)
+    tables = (Table(title, header, tuple(lines)), Table("What a step takes", TAKEN, tuple(costs)))
+    return Result("vocabulary", "Large vocabulary", tables, tuple(bars), (), size)

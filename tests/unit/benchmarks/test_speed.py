@@ -130,7 +130,8 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     clock = iter([0.0, *(100.0 * number for number in range(20))])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(module, "ROWS", {"one": ("", ""), "two": ("", ""), "three": ("", "")})
-    monkeypatch.setattr(module, "LAST_START_SECONDS", 50)
+    monkeypatch.setattr(module, "UNKNOWN_SECONDS", 50)
+    monkeypatch.setattr(module, "ENOUGH_SECONDS", 100)
     began: list[str] = []
     monkeypatch.setattr(module, "measure", lambda name, size, workdir, code: began.append(name) or result(MET_BAR))
     monkeypatch.setattr(module, "RESULTS", tmp_path)
@@ -143,6 +144,21 @@ def test_without_names_no_row_begins_late_and_what_was_measured_last_stands(
     assert (len(list(tmp_path.glob("*/loader.json"))), (tmp_path / "4-cores-no-such").is_dir()) == (1, True), "kept"
     assert "make bench NAME=two" in found[1].bars[0].mark
     assert found[2] == stored
+
+
+def test_a_row_is_expected_to_take_what_it_took_here_else_the_longest_elsewhere() -> None:
+    module, known = runner(), result(MET_BAR)
+    elsewhere = [dataclasses.replace(known, machine=each, seconds=took) for each, took in (("a", 3), ("b", 9))]
+    here, name = dataclasses.replace(known, machine=module.machine(), seconds=5), known.name
+    assert module.expected(name, []) == module.UNKNOWN_SECONDS
+    assert module.expected(name, elsewhere) == 9
+    assert module.expected(name, [*elsewhere, here]) == 5
+
+
+def test_a_row_that_a_hardware_lacks_is_counted_as_not_measured() -> None:
+    text = page.page([result(MET_BAR)], (result(MET_BAR).name, "scaling"))
+    assert "1 met, 0 missed, 1 not measured" in text
+    assert "not on this hardware; `make bench NAME=scaling`" in text
 
 
 def test_without_names_what_this_hardware_lacks_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +196,7 @@ def test_one_round_has_no_range() -> None:
 def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "lodaer"])
     assert runner().main() == 64
-    assert "lodaer is no row of the bench, expected one of loader, " in capsys.readouterr().err
+    assert "lodaer is no row of the bench, expected one of step, " in capsys.readouterr().err
 
 
 def test_smoke_is_never_on_the_page(tmp_path: Path) -> None:
@@ -204,7 +220,9 @@ def test_the_page_is_made_of_the_results_beside_the_script() -> None:
     module = runner()
     written = (ROOT / "docs" / "speed.md").read_text()
     begin, end = module.MARKS
-    assert written.partition(begin)[2].partition(end)[0].strip() == page.page(module.kept(module.RESULTS))
+    assert written.partition(begin)[2].partition(end)[0].strip() == page.page(
+        module.kept(module.RESULTS), tuple(module.ROWS)
+    )
 
 
 @pytest.mark.parametrize(("native", "measured"), [(True, 8), (False, 4)])

@@ -217,6 +217,18 @@ def test_the_switches_of_pods_are_the_manifests_not_this_shells(rewarm, manifest
     assert compiled(**asked) == (False, "as asked")
 
 
+def test_pods_without_gpus_have_the_manifests_switches_and_no_compiler(rewarm, manifest, monkeypatch):
+    monkeypatch.setenv("REWARM_COMPILE", "on")
+    monkeypatch.setenv("REWARM_CHUNKED_LOSS", "off")
+    env = [{"name": "REWARM_CHUNKED_LOSS", "value": "on"}]
+    compute = {"nodes": 1, "gpusPerNode": 0, "podTemplate": {"env": env}}
+    speed = rewarm("plan", manifest(compute=compute), "-o", "json").json["speed"]
+    found = {each["switch"]: (each["on"], each["why"]) for each in speed["techniques"]}
+    assert (speed["device"], speed["where"]) == ("cpu", "a pod without GPUs, on a node like this machine")
+    assert found["REWARM_COMPILE"] == (False, "there is no compiler")
+    assert found["REWARM_CHUNKED_LOSS"] == (True, "as asked")
+
+
 def test_attention_is_chosen_for_the_models_heads_as_training_chooses(rewarm, manifest, monkeypatch):
     """Plain attention keeps scores of every head: with many of them it would not fit, and SDPA is taken."""
     monkeypatch.setenv("REWARM_COMPILE", "on")

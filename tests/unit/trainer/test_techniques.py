@@ -33,7 +33,7 @@ def test_compilation_is_for_work_that_repays_it() -> None:
     assert techniques.compilation("auto", "BF16", CPU, LONG)[0]
     assert techniques.compilation("auto", "BF16", Machine("cpu", True, False), LONG) == (
         False,
-        "no compiler on this machine",
+        "there is no compiler",
     )
     unknown = Work(None, 10**9, None, 8, 256)
     assert techniques.compilation("auto", "BF16", CPU, unknown) == (False, "the model's size is not known yet")
