@@ -10,7 +10,7 @@ from rewarm_trainer import machine
 from speed import flops
 from speed.arm import TAKEN, Arm, rounds, seconds, taken
 from speed.ceiling import large_product
-from speed.profiling import SPENT, spent_line
+from speed.profiling import SPENT, most, spent_line
 from speed.result import Bar, Result, Table
 from speed.rows.step import NO_BF16, SMALL, TINY
 from speed.spread import Spread, ratios
@@ -46,6 +46,8 @@ def measure(size: str, folder: Path) -> Result:
         lines.append((label, f"{ceiling / 1e9:,.0f}", *used, *(f"{n:,.1f}" for n in nats.values())))
         costs += taken(label, answers)
         bars.append(Bar.on(f"{label}: rewarm / lm-eval", 1.5, ratios(times["rewarm"], times["lm-eval"])))
+        gain = most(spent["rewarm"], ratios(times["rewarm"], times["lm-eval"]).median, "lm-eval")
+        notes.append(f"{label}: of rewarm's pass {gain}")
         notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
     header = (
         "",

@@ -13,7 +13,7 @@ from rewarm_trainer import machine, techniques
 from speed import flops, peers
 from speed.arm import TAKEN, Arm, ArmError, rounds, seconds, taken
 from speed.ceiling import large_product
-from speed.profiling import SPENT, spent_line
+from speed.profiling import SPENT, most, spent_line
 from speed.result import Bar, Result, Table
 from speed.spread import Spread, fastest, ratios
 from speed.work import Work
@@ -85,13 +85,9 @@ class Measured:
     profile: list[tuple[str, ...]]
 
 
-def profile_of(label: str, arms: dict[str, Arm], steps: int) -> list[tuple[str, ...]]:
-    """Milliseconds of a step in each group of operations, arm by arm."""
-    lines: list[tuple[str, ...]] = []
-    for name in (name for name in PROFILED if name in arms):
-        spent = arms[name].ask("profile", steps=steps).value
-        lines.append((label, name, *spent_line(spent, steps)))
-    return lines
+def profile_of(arms: dict[str, Arm], steps: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of some steps in each group of operations, arm by arm."""
+    return {name: arms[name].ask("profile", steps=steps).value for name in PROFILED if name in arms}
 
 
 def measure_case(case: Case, size: str, folder: Path) -> Measured:
@@ -113,7 +109,7 @@ def measure_case(case: Case, size: str, folder: Path) -> Measured:
         few = {"smoke": (2, 1), "standard": (5, 2), "full": (7, 3)}[size]
         answers = rounds(arms, few[0], "run", first={"steps": 1}, steps=few[1])
         label = f"{parameters / 1e6:.1f}M, T = {length:,}, {'bf16' if bf16 else 'fp32'}"
-        profile = profile_of(label, arms, few[1])
+        profile = profile_of(arms, few[1])
     ceiling = large_product(bf16=bf16, small=size == "smoke")
     times = {name: seconds(each) for name, each in answers.items()}
     tokens = length * count * few[1]
@@ -127,10 +123,14 @@ def measure_case(case: Case, size: str, folder: Path) -> Measured:
         Bar.on(f"{label}: rewarm / Trainer", 1.3, ratios(mine, times["Trainer"])),
         Bar.on(f"{label}: rewarm / bare loop with the same techniques", 0.97, ratios(mine, times["bare loop"])),
     ]
+    for name in (best, "Trainer"):
+        ratio = ratios(mine, times[name]).median
+        notes.append(f"Of rewarm's step {most(profile['rewarm'], ratio, name)}")
     operations = flops.per_token(parameters, model["layers"], model["hidden"], length)
     used = flops.utilisation(tokens / Spread.of(mine).median, operations, ceiling)
     line = (label, *rates, f"{ceiling / 1e9:,.0f}", f"{used:.0%}")
-    return Measured(line, bars, notes, taken(label, answers, few[1]), profile)
+    spent = [(label, name, *spent_line(each, few[1])) for name, each in profile.items()]
+    return Measured(line, bars, notes, taken(label, answers, few[1]), spent)
 
 
 NO_BF16 = "this processor does not compute in BF16, so the product takes FP32 on it"
