@@ -20,7 +20,10 @@ from torch import nn
 from rewarm_trainer.flips import per_document
 from rewarm_trainer.model import IGNORED, autocast, scoring
 
-CODE_VERSION = 6  # part of the baseline's cache key: raise it when a score could change
+CODE_VERSION = 7  # part of the baseline's cache key: raise it when a score could change
+
+LOGITS_TOGETHER = 1 << 28
+"""Of a forward pass, 1 GiB in FP32: a large vocabulary shares it among fewer labels."""
 
 
 class Documents(Protocol):
@@ -205,12 +208,14 @@ def score(
 ) -> Scores:
     """Score the first `count` documents (all by default). Batches are dealt over ranks; sums meet by all-reduce.
 
-    `losses` is a TokenLosses; about `batch_tokens` labels share a forward pass; `top1` asks for marks too. `together`:
-    the model is sharded, and each pass is one of all ranks: who has no batch left lends its part to the others.
+    `losses` is a TokenLosses; about `batch_tokens` labels share a forward pass, of a large vocabulary fewer; `top1`
+    asks for marks too. `together`: the model is sharded, and each pass is one of all ranks: who has no batch left
+    lends its part to the others.
     """
     chosen = documents.ids[: len(documents.ids) if count is None else count]
     cut = windows(chosen, bos=bos, eos=eos, length=length)
-    batches = batches_of(cut, length, batch_tokens)
+    vocabulary = losses.model.get_input_embeddings().weight.shape[0]
+    batches = batches_of(cut, length, min(batch_tokens, LOGITS_TOGETHER // vocabulary))
     device = next(losses.parameters()).device
     sums = _Sums(len(chosen), sum(len(window.labels) for window in cut) if top1 else None)
     was_training = losses.training

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewarm_trainer import evaluation
 from rewarm_trainer.corpus.sets import EvaluationDocuments
 from rewarm_trainer.evaluation import Scores, batches_of, score, windows, within
 from rewarm_trainer.model import TokenLosses, scratch_model
@@ -87,6 +88,26 @@ def _share(losses, chosen, rank, world, batch_tokens, options) -> Scores:  # typ
         return score(losses, chosen, batch_tokens=batch_tokens, rank=rank, world=world, **options)
     finally:
         torch.distributed.all_reduce = reduce
+
+
+def test_a_large_vocabulary_shares_a_pass_among_fewer_labels(
+    losses: TokenLosses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = documents(5, 40, 1, 16, 33, 9)
+    options = {"bos": None, "eos": EOS, "length": LENGTH, "batch_tokens": 8192, "precision": "FP32"}
+    passes: list[tuple[int, int]] = []
+    seen = losses.register_forward_hook(lambda _, given, __: passes.append(tuple(given[0].shape)))
+    whole = score(losses, chosen, **options)
+    assert max(rows * width for rows, width in passes) > 2 * LENGTH
+    passes.clear()
+    monkeypatch.setattr(evaluation, "LOGITS_TOGETHER", 2 * LENGTH * 50)
+    np.testing.assert_allclose(score(losses, chosen, **options).nats, whole.nats, rtol=1e-6)
+    assert max(rows * width for rows, width in passes) == 2 * LENGTH
+    passes.clear()
+    monkeypatch.setattr(evaluation, "LOGITS_TOGETHER", 1)
+    score(losses, chosen, **options)
+    seen.remove()
+    assert max(rows for rows, _ in passes) == 1, "a window is never cut"
 
 
 def test_a_look_takes_the_first_documents_up_to_its_tokens() -> None:
