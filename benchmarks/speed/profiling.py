@@ -39,12 +39,12 @@ def spent_line(spent: Mapping[str, float], passes: int = 1) -> tuple[str, ...]:
     return tuple(f"{spent[group] / passes:,.0f}" for group in SPENT)
 
 
-def most(spent: Mapping[str, float], ratio: float, other: str) -> str:
-    """What there is to gain, in words: attention and products come from one library for every trainer. `ratio`: how
-    many times as fast as `other` it was measured."""
-    shared = spent["attention"] + spent["matrix products"]
-    gain = sum(spent.values()) / shared
+def most(spent: Mapping[str, float], ratios: Mapping[str, float]) -> str:
+    """What there is to gain, in words: attention and products come from one library for every trainer. `ratios`: how
+    many times as fast as each peer it was measured."""
+    gain = sum(spent.values()) / (spent["attention"] + spent["matrix products"])
+    beside = ", ".join(f"{gain * ratio:.2f} x {name}" for name, ratio in ratios.items())
     return (
-        f"{100 / gain:.0f} % are attention and matrix products, which both take from the same library; with all the "
-        f"rest gone it would be {gain:.2f} times as fast, {gain * ratio:.2f} x {other}."
+        f"{100 / gain:.0f} % are attention and matrix products, which all take from the same library; with all the "
+        f"rest gone it would be {gain:.2f} times as fast: {beside}."
     )

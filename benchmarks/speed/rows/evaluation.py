@@ -46,7 +46,7 @@ def measure(size: str, folder: Path) -> Result:
         lines.append((label, f"{ceiling / 1e9:,.0f}", *used, *(f"{n:,.1f}" for n in nats.values())))
         costs += taken(label, answers)
         bars.append(Bar.on(f"{label}: rewarm / lm-eval", 1.5, ratios(times["rewarm"], times["lm-eval"])))
-        gain = most(spent["rewarm"], ratios(times["rewarm"], times["lm-eval"]).median, "lm-eval")
+        gain = most(spent["rewarm"], {"lm-eval": ratios(times["rewarm"], times["lm-eval"]).median})
         notes.append(f"{label}: of rewarm's pass {gain}")
         notes.append(f"{label}: the summed losses differ by {abs(nats['rewarm'] / nats['lm-eval'] - 1):.1e} of them.")
     header = (

@@ -123,9 +123,8 @@ def measure_case(case: Case, size: str, folder: Path) -> Measured:
         Bar.on(f"{label}: rewarm / Trainer", 1.3, ratios(mine, times["Trainer"])),
         Bar.on(f"{label}: rewarm / bare loop with the same techniques", 0.97, ratios(mine, times["bare loop"])),
     ]
-    for name in (best, "Trainer"):
-        ratio = ratios(mine, times[name]).median
-        notes.append(f"Of rewarm's step {most(profile['rewarm'], ratio, name)}")
+    beside = {name: ratios(mine, times[name]).median for name in (best, "Trainer")}
+    notes.append(f"of rewarm's step {most(profile['rewarm'], beside)}")
     operations = flops.per_token(parameters, model["layers"], model["hidden"], length)
     used = flops.utilisation(tokens / Spread.of(mine).median, operations, ceiling)
     line = (label, *rates, f"{ceiling / 1e9:,.0f}", f"{used:.0%}")

@@ -291,9 +291,9 @@ def test_a_profile_finds_where_the_time_went() -> None:
 
 def test_what_there_is_to_gain_is_what_no_other_trainer_shares() -> None:
     spent = {**dict.fromkeys(profiling.SPENT, 0.0), "attention": 20.0, "matrix products": 60.0, profiling.OTHER: 20.0}
-    told = profiling.most(spent, 1.1, "litgpt")
+    told = profiling.most(spent, {"litgpt": 1.1, "Trainer": 1.2})
     assert told.startswith("80 % are attention and matrix products")
-    assert told.endswith("1.25 times as fast, 1.38 x litgpt.")
+    assert told.endswith("1.25 times as fast: 1.38 x litgpt, 1.50 x Trainer.")
 
 
 def test_whatever_an_arm_does_can_be_profiled() -> None:
